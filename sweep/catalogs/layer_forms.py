@@ -1,0 +1,345 @@
+"""What one layer keeps and works with, as exact linear forms, and how a missing variant follows from traced ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from sweep.catalogs.tables import Column, read_rows
+from sweep.errors import Problem
+
+# Every product a form may use. A feature that begins with "T" grows with the tokens of a micro-batch;
+# the others are bytes that do not (copies and gradients of weights).
+FEATURES: tuple[str, ...] = (
+    "T*h", "T*hq", "T*hkv", "T*f", "T*nq", "T*nkv", "T", "T*s*nq", "T*s", "T*d", "T*r",
+    "T*k", "T*k*fe", "T*k*h", "T*fs", "T*E", "T*E*fe", "T*E*h", "T*fe",
+    "T*rq", "T*rkv", "T*dr", "T*nq*dn", "T*nq*dr", "T*nq*dv",
+    "h*hq", "h*hkv", "h*f", "h*h", "h", "1", "r*h", "r*hq", "r*hkv", "r*f", "s*d",
+    "E*h", "E*fe", "E*fe*h", "h*fs", "h*dr", "h*nq*dv", "h*rkv", "h*rq",
+    "r*dr", "r*nq*dn", "r*nq*dr", "r*nq*dv", "r*rkv", "r*rq",
+    "rkv*nq*dn", "rkv*nq*dv", "rq*nq*dn", "rq*nq*dr",
+)  # fmt: skip
+FEATURE_INDEX: Mapping[str, int] = {name: index for index, name in enumerate(FEATURES)}
+TOKEN_FEATURES = tuple(name.startswith("T") for name in FEATURES)
+
+Form = Mapping[str, float]
+
+# Terms that stand for rows of an MLP: a working set that holds one is taken while the MLP is live.
+_MLP_TOKEN_FEATURES = ("T*f", "T*k*fe", "T*fs", "T*E*fe")
+
+
+class LayerVariant(NamedTuple):
+    """What decides which form holds: the layer's family and how it is trained."""
+
+    family: str
+    method: str = "full"
+    weight_dtype: str = "bf16"
+    autocast: bool = False
+    adapter_dtype: str = "none"
+    lora_target: str = "none"
+    dropout: bool = False
+    kbit_prep: bool = False
+    experts_quantized: bool = False
+    attention: str = "flash"
+    padding_mask: bool = False
+    checkpointing: str = "none"
+
+
+@dataclass(frozen=True)
+class LayerForms:
+    """One variant's forms: bytes kept for backward, and the working sets above the live bytes.
+
+    `forward` and `backward` are sets whose maximum is the working set while a middle layer runs.
+    `basis` says where they come from: "traced", or how they were derived from traced ones.
+    """
+
+    keep: Form
+    forward: tuple[Form, ...]
+    backward: tuple[Form, ...]
+    basis: str
+
+
+def parse_form(text: str) -> dict[str, float]:
+    """The coefficients of a form written like '16 T*h + 4 T*hq - 8 T*f + 3'."""
+    form: dict[str, float] = {}
+    sign = 1.0
+    words = text.split()
+    index = 0
+    while index < len(words):
+        word = words[index]
+        if word in "+-":
+            sign = -1.0 if word == "-" else 1.0
+            index += 1
+            continue
+        coefficient = sign * float(word)
+        feature = "1"
+        if index + 1 < len(words) and words[index + 1] not in "+-":
+            feature = words[index + 1]
+            index += 1
+        if feature not in FEATURE_INDEX:
+            raise ValueError(f"unknown feature {feature!r}")
+        form[feature] = form.get(feature, 0.0) + coefficient
+        sign = 1.0
+        index += 1
+    return form
+
+
+_COLUMNS = (
+    Column("family", str, required=True),
+    Column("method", str, required=True, vocabulary=("full", "lora", "qlora")),
+    Column("weight_dtype", str, required=True, vocabulary=("bf16", "fp32", "nf4")),
+    Column("autocast", bool, required=True),
+    Column("adapter_dtype", str, required=True, vocabulary=("none", "fp32", "bf16")),
+    Column("lora_target", str, required=True),
+    Column("dropout", bool, required=True),
+    Column("kbit_prep", bool, required=True),
+    Column("experts_quantized", bool, required=True),
+    Column("attention", str, required=True, vocabulary=("flash", "eager")),
+    Column("padding_mask", bool, required=True),
+    Column("checkpointing", str, required=True, vocabulary=("none", "selective", "full")),
+    Column("phase", str, required=True, vocabulary=("keep", "forward", "backward")),
+    Column("op", str),
+    Column("form", str, required=True),
+    Column("max_error_bytes", float, "bytes", required=True, low=0.0),
+    Column("basis", str, required=True),
+    Column("source", str, required=True),
+    Column("locator", str),
+    Column("checked", str, required=True),
+)
+
+
+def load_layer_forms(
+    folders: Sequence[Path],
+) -> tuple[dict[LayerVariant, LayerForms], list[Problem]]:
+    """All traced variants of the given catalog folders, later folders replacing earlier ones."""
+    forms: dict[LayerVariant, LayerForms] = {}
+    problems: list[Problem] = []
+    for folder in folders:
+        path = folder / "layer_forms.csv"
+        if not path.exists():
+            continue
+        rows, found = read_rows(path, _COLUMNS)
+        problems += found
+        gathered: dict[LayerVariant, dict[str, list[Form]]] = {}
+        basis: dict[LayerVariant, str] = {}
+        for row in rows:
+            variant = LayerVariant(*(row[name] for name in LayerVariant._fields))
+            try:
+                form = parse_form(row["form"])
+            except ValueError as error:
+                where = f"{path}:{row['_line']}, form"
+                allowed = "terms like '16 T*h' joined by + and -, of " + ", ".join(FEATURES)
+                problems.append(Problem(where, "form", str(error), allowed))
+                continue
+            gathered.setdefault(variant, {}).setdefault(row["phase"], []).append(form)
+            basis[variant] = row["basis"]
+        for variant, phases in gathered.items():
+            if len(phases.get("keep", ())) != 1:
+                found_keeps = str(len(phases.get("keep", ())))
+                where = f"{path}: {variant}"
+                problems.append(Problem(where, "keep forms", found_keeps, "exactly one"))
+                continue
+            forms[variant] = LayerForms(
+                keep=phases["keep"][0],
+                forward=tuple(phases.get("forward", ())),
+                backward=tuple(phases.get("backward", ())),
+                basis=basis[variant],
+            )
+    return forms, problems
+
+
+def _add(first: Form, second: Form, scale: float = 1.0) -> dict[str, float]:
+    total = dict(first)
+    for name, coefficient in second.items():
+        total[name] = total.get(name, 0.0) + scale * coefficient
+    return {name: coefficient for name, coefficient in total.items() if coefficient != 0.0}
+
+
+# Variants to try, nearest first, when a family was not traced in just the one asked for.
+_RELAXATIONS: tuple[dict[str, object], ...] = (
+    {"dropout": False},
+    {"padding_mask": False},
+    {"kbit_prep": False},
+    {"kbit_prep": False, "dropout": False},
+    {"autocast": True, "kbit_prep": False, "dropout": False},
+    {"method": "lora", "weight_dtype": "bf16", "kbit_prep": False, "dropout": False},
+    {
+        "method": "lora", "weight_dtype": "bf16", "autocast": True, "kbit_prep": False,
+        "dropout": False,
+    },
+    {
+        "method": "lora", "weight_dtype": "bf16", "autocast": True, "kbit_prep": False,
+        "dropout": False, "lora_target": "all-linear", "adapter_dtype": "fp32",
+    },
+    {
+        "method": "lora", "weight_dtype": "bf16", "autocast": True, "kbit_prep": False,
+        "dropout": False, "lora_target": "attention", "adapter_dtype": "fp32",
+    },
+    {
+        "method": "full", "weight_dtype": "bf16", "autocast": False, "kbit_prep": False,
+        "dropout": False, "lora_target": "none", "adapter_dtype": "none",
+    },
+)  # fmt: skip
+
+
+def _relaxed(variant: LayerVariant) -> list[LayerVariant]:
+    nearby = [variant._replace(**change) for change in _RELAXATIONS]  # type: ignore[arg-type]
+    unmasked = [near._replace(padding_mask=False) for near in nearby]
+    other = "eager" if variant.attention == "flash" else "flash"
+    return [variant, *nearby, *unmasked, *(near._replace(attention=other) for near in unmasked)]
+
+
+# How the reference layer's MLP terms read in a layer of another shape. A plain MLP has two matrices
+# where the gated reference has three; routed experts see k rows a token and hold E matrices each.
+_TRANSLATIONS: Mapping[str, Mapping[str, tuple[tuple[str, float], ...]]] = {
+    "gated": {},
+    "plain": {"h*f": (("h*f", 2.0 / 3.0),), "r*f": (("r*f", 2.0 / 3.0),)},
+    "experts": {
+        "T*f": (("T*k*fe", 1.0), ("T*fs", 1.0)),
+        "h*f": (("E*fe*h", 1.0), ("h*fs", 1.0)),
+        "r*f": (),
+    },
+}
+
+
+# Kept per layer under torchtitan's selective-op policy, bytes per token (docs/physics.md).
+_SELECTIVE: Form = {"T*h": 4.0, "T*hq": 4.0, "T*hkv": 2.0, "T*f": 2.0, "T*nq": 4.0}
+
+
+def _translate(form: Form, mlp: str) -> dict[str, float]:
+    rules = _TRANSLATIONS[mlp]
+    out: dict[str, float] = {}
+    for name, coefficient in form.items():
+        for target, scale in rules.get(name, ((name, 1.0),)):
+            out[target] = out.get(target, 0.0) + coefficient * scale
+    return out
+
+
+class FormBook:
+    """Looks a variant up, deriving what was not traced from what was; remembers its answers.
+
+    `mlp_of` says for each layer family whether its MLP is "gated", "plain" or "experts"; `like`
+    names the family whose traced changes stand in for its own ("" for the reference itself).
+    """
+
+    def __init__(
+        self,
+        traced: Mapping[LayerVariant, LayerForms],
+        mlp_of: Mapping[str, str],
+        like: Mapping[str, str],
+    ):
+        self._traced = dict(traced)
+        self._mlp_of = dict(mlp_of)
+        self._like = dict(like)
+        self._families = {variant.family for variant in traced}
+        self.resolve = functools.lru_cache(maxsize=None)(self._resolve)
+
+    @property
+    def families(self) -> frozenset[str]:
+        """Layer families with at least one traced form."""
+        return frozenset(self._families)
+
+    def _resolve(self, variant: LayerVariant) -> LayerForms | None:
+        """The forms of a variant, or None when the family is unknown."""
+        if variant in self._traced:
+            exact = self._traced[variant]
+            if variant.checkpointing == "none" or exact.backward:
+                return exact
+        if variant.family not in self._families:
+            return None
+        if variant.checkpointing == "none":
+            return self._derive_without_checkpointing(variant)
+        if variant.checkpointing == "selective":
+            return self._derive_selective(variant)
+        return self._derive_checkpointed(variant)
+
+    def _derive_selective(self, variant: LayerVariant) -> LayerForms | None:
+        """Selective checkpointing keeps every second matmul's output and attention's, no more.
+
+        What is kept follows torchtitan's selective-op policy (docs/physics.md); backward recomputes
+        the rest of the layer, so its working set is that of full checkpointing less what was kept.
+        """
+        full = self.resolve(variant._replace(checkpointing="full"))
+        if full is None:
+            return None
+        keep = dict(_translate(_SELECTIVE, self._mlp_of[variant.family]))
+        extra = _add(keep, {"T*h": 2.0}, -1.0)
+        backward = tuple(
+            _add(form, extra, -1.0)
+            if max(form.get(name, 0.0) for name in _MLP_TOKEN_FEATURES) > 0.0
+            else form
+            for form in full.backward
+        )
+        return LayerForms(
+            _add(full.keep, extra), full.forward, backward, "derived: selective-op policy"
+        )
+
+    def _derive_without_checkpointing(self, variant: LayerVariant) -> LayerForms | None:
+        """Keep of the nearest traced variant of the family, plus what the change adds to its like.
+
+        What a change of method adds (copies of a target's input, adapter outputs) hangs on the
+        linears of a layer, which the like layer has too; the working set of backward without
+        checkpointing is that of the MLP's last matmuls and carries over.
+        """
+        like = self._like[variant.family]
+        if not like:
+            return self._nearest_traced(variant)
+        wanted = self.resolve(variant._replace(family=like))
+        for near in _relaxed(variant):
+            known = self._traced.get(near)
+            base = self.resolve(near._replace(family=like))
+            if known is None or base is None or wanted is None:
+                continue
+            delta = self._translated(_add(wanted.keep, base.keep, -1.0), like, variant.family)
+            backward = tuple(
+                self._translated(form, like, variant.family) for form in wanted.backward
+            )
+            return LayerForms(
+                keep=_add(known.keep, delta),
+                forward=tuple(_add(form, delta) for form in known.forward),
+                backward=known.backward or backward,
+                basis=known.basis if near == variant else f"derived by {like}'s change",
+            )
+        return None
+
+    def _nearest_traced(self, variant: LayerVariant) -> LayerForms | None:
+        for near in _relaxed(variant):
+            if near in self._traced:
+                found = self._traced[near]
+                basis = found.basis if near == variant else "derived from the nearest variant"
+                return LayerForms(found.keep, found.forward, found.backward, basis)
+        return None
+
+    def _derive_checkpointed(self, variant: LayerVariant) -> LayerForms | None:
+        """Recomputing a layer rebuilds what it would have kept: the like's working set, shifted.
+
+        The shift is the difference of the two families' kept bytes without checkpointing; it is
+        applied to the sets of the moment when all of the layer is live again (they hold MLP terms).
+        """
+        like = self._like[variant.family]
+        if not like:
+            return self._nearest_traced(variant)
+        theirs = self.resolve(variant._replace(family=like))
+        their_keep = self.resolve(variant._replace(family=like, checkpointing="none"))
+        mine = self.resolve(variant._replace(checkpointing="none"))
+        if theirs is None or mine is None or their_keep is None:
+            return None
+        family = variant.family
+        delta = _add(mine.keep, self._translated(their_keep.keep, like, family), -1.0)
+        backward = []
+        for form in theirs.backward:
+            translated = self._translated(form, like, family)
+            all_live = max(form.get(name, 0.0) for name in _MLP_TOKEN_FEATURES) > 0.0
+            backward.append(_add(translated, delta) if all_live else translated)
+        own = self._traced.get(variant)
+        keep = own.keep if own else self._translated(theirs.keep, like, family)
+        forward = tuple(self._translated(form, like, family) for form in theirs.forward)
+        return LayerForms(keep, forward, tuple(backward), f"derived from {like}'s working set")
+
+    def _translated(self, form: Form, source: str, target: str) -> dict[str, float]:
+        """A form of one family in the terms of another: only gated forms need translating."""
+        mlp = self._mlp_of[target] if self._mlp_of[source] == "gated" else "gated"
+        return _translate(form, mlp)

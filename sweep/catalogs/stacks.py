@@ -1,0 +1,407 @@
+"""Training stacks as data: what each supports, its dtype rules, optimizers, loss heads and constants."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep import vocabulary
+from sweep.catalogs.folder import read_catalog
+from sweep.catalogs.hardware import Gpu, split_list
+from sweep.catalogs.layer_forms import FormBook, load_layer_forms
+from sweep.catalogs.tables import Column
+from sweep.errors import Problem, nearest
+
+# Every constant a stack must state, with its unit; a file that lacks or adds one is refused.
+CONSTANTS: Mapping[str, str] = {
+    "context_bytes": "bytes",
+    "comm_bytes": "bytes",
+    "fragmentation_single": "share",
+    "fragmentation_multi": "share",
+    "bucket_elements": "elements",
+    "bucket_bytes": "bytes",
+    "process_bytes": "bytes",
+    "nvme_buffer_bytes": "bytes",
+    "host_element_bytes": "bytes",
+    "host_traffic_bytes": "bytes",
+    "transfer_bytes": "bytes",
+    "latency_s": "s",
+    "moe_efficiency": "share",
+    "moe_imbalance": "ratio",
+    "tp_exposed": "share",
+    "dp_exposed": "share",
+    "network_share": "share",
+    "link_share": "share",
+    "memory_efficiency": "share",
+    "host_adam_bytes_per_s": "bytes/s",
+    "nvme_bytes_per_s": "bytes/s",
+    "pcie_share": "share",
+    "p2p_free_share": "share",
+    "elementwise_passes": "passes",
+    "adapter_passes": "passes",
+    "loss_traffic_bytes": "bytes",
+    "eager_attention_bytes": "bytes",
+    "kernels_per_layer": "kernels",
+    "kernel_s": "s",
+}
+
+_PROVENANCE = (
+    Column("source", str, required=True),
+    Column("locator", str),
+    Column("checked", dt.date, required=True),
+    Column("notes", str),
+)
+_FLAGS = (
+    "tensor_parallel",
+    "sequence_parallel",
+    "pipeline_parallel",
+    "context_parallel",
+    "expert_parallel",
+    "vocab_parallel_loss",
+    "fused_layers",
+)
+_LISTS: Mapping[str, tuple[Any, ...]] = {
+    "methods": vocabulary.METHODS,
+    "precisions": vocabulary.PRECISIONS,
+    "quantizations": vocabulary.QUANTIZATIONS,
+    "checkpointing": vocabulary.CHECKPOINTING,
+    "attention": vocabulary.ATTENTION,
+    "cross_entropy": vocabulary.CROSS_ENTROPY,
+    "optimizers": vocabulary.OPTIMIZERS,
+    "zero_stages": vocabulary.ZERO_STAGES,
+    "offloads": vocabulary.OFFLOADS,
+}
+STACK_COLUMNS = (
+    Column("stack", str, required=True),
+    Column("title", str, required=True),
+    *(Column(name, str, required=True) for name in _LISTS),
+    *(Column(name, bool, required=True) for name in _FLAGS),
+    *_PROVENANCE,
+)
+CONSTANT_COLUMNS = (
+    Column("stack", str, required=True),
+    Column("name", str, required=True, vocabulary=tuple(CONSTANTS)),
+    Column("value", float, required=True, low=0.0, high=1e13),
+    Column("unit", str, required=True, vocabulary=tuple(sorted(set(CONSTANTS.values())))),
+    Column("assumed", bool),
+    *_PROVENANCE,
+)
+_BYTES = ("weight_bytes", "shard_weight_bytes", "master_bytes", "grad_bytes", "gather_bytes")
+_RULE_NUMBERS = (
+    "frozen_bytes",
+    *_BYTES,
+    "reduce_bytes",
+    "state_dtype_bytes",
+    "hidden_forward",
+    "hidden_backward",
+    "logit_forward",
+    "logit_backward",
+    "logit_grad",
+    "activation_bytes",
+    "head_grad_bytes",
+    "head_copy_bytes",
+    "residual_bytes",
+)
+RULE_COLUMNS = (
+    Column("stack", str, required=True),
+    Column("method", str, required=True, vocabulary=vocabulary.METHODS),
+    Column("precision", str, required=True, vocabulary=vocabulary.PRECISIONS),
+    Column("zero_stages", str, required=True),
+    Column("weight_dtype", str, required=True, vocabulary=("bf16", "fp32", "nf4")),
+    Column("autocast", bool, required=True),
+    Column("adapter_dtype", str, required=True, vocabulary=("none", "fp32", "bf16")),
+    Column("kbit_prep", bool, required=True),
+    Column("compute_dtype", str, required=True, vocabulary=("bf16", "fp16", "fp32")),
+    *(Column(name, float, "bytes", required=True, low=0.0, high=64.0) for name in _RULE_NUMBERS),
+    *_PROVENANCE,
+)
+OPTIMIZER_COLUMNS = (
+    Column("optimizer", str, required=True, vocabulary=vocabulary.OPTIMIZERS),
+    Column("state_dtype_multiple", float, "states", required=True, low=0.0, high=4.0),
+    Column("state_fixed_bytes", float, "bytes", required=True, low=0.0, high=16.0),
+    Column("temp_weight_multiple", float, "copies", required=True, low=0.0, high=4.0),
+    Column("temp_tensor_bytes", float, "bytes", required=True, low=0.0, high=64.0),
+    Column("traffic_passes", float, "passes", required=True, low=0.0, high=64.0),
+    *_PROVENANCE,
+)
+LOSS_COLUMNS = (
+    Column("stack", str, required=True),
+    Column("cross_entropy", str, required=True, vocabulary=vocabulary.CROSS_ENTROPY),
+    Column("logit_forward", float, "bytes", low=0.0, high=64.0),
+    Column("logit_backward", float, "bytes", low=0.0, high=64.0),
+    Column("traffic_share", float, "share", required=True, low=0.0, high=4.0),
+    *_PROVENANCE,
+)
+ARCHITECTURE_COLUMNS = (
+    Column("model_type", str, required=True),
+    Column("transformers_class", str, required=True),
+    Column("kind", str, required=True),
+    Column("family", str, required=True),
+    Column("basis", str, required=True, vocabulary=("traced", "same layer", "derived")),
+    Column("note", str),
+    Column("source", str, required=True),
+    Column("checked", dt.date, required=True),
+)
+FAMILY_COLUMNS = (
+    Column("family", str, required=True),
+    Column("mlp", str, required=True, vocabulary=("gated", "plain", "experts")),
+    Column("like", str),
+    Column("fused_family", str),
+    Column("description", str, required=True),
+    Column("source", str, required=True),
+    Column("checked", dt.date, required=True),
+)
+EFFICIENCY_COLUMNS = (
+    Column("gpu", str, required=True),
+    Column("matmul_share", float, "share of dense peak", required=True, low=0.05, high=1.0),
+    Column("attention_share", float, "share of dense peak", required=True, low=0.05, high=1.0),
+    Column("assumed", str),
+    *_PROVENANCE,
+)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One training stack: what it supports and its constants (SI units, see CONSTANTS)."""
+
+    key: str
+    title: str
+    supports: Mapping[str, tuple[Any, ...]]
+    flags: Mapping[str, bool]
+    constants: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DtypeRule:
+    """How (stack, method, precision, ZeRO stage) holds its tensors; `bytes` are per element."""
+
+    stack: str
+    method: str
+    precision: str
+    zero_stages: tuple[int, ...]
+    weight_dtype: str
+    autocast: bool
+    adapter_dtype: str
+    kbit_prep: bool
+    compute_dtype: str
+    bytes: Mapping[str, float]
+    note: str
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """State bytes per element = state_dtype_multiple x dtype + state_fixed_bytes, and its step."""
+
+    key: str
+    state_dtype_multiple: float
+    state_fixed_bytes: float
+    temp_weight_multiple: float
+    temp_tensor_bytes: float
+    traffic_passes: float
+
+
+@dataclass(frozen=True)
+class LossHead:
+    """Bytes a logit takes in forward and backward; None keeps the dtype rule's figure."""
+
+    logit_forward: float | None
+    logit_backward: float | None
+    traffic_share: float
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Sustained shares of the dense peak; `assumed` names the figures nobody measured."""
+
+    matmul_share: float
+    attention_share: float
+    assumed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StackBook:
+    """Everything the catalogs say about stacks, layers and sustained rates."""
+
+    stacks: Mapping[str, Stack]
+    rules: Mapping[tuple[str, str, str, int], DtypeRule]
+    optimizers: Mapping[str, Optimizer]
+    loss_heads: Mapping[tuple[str, str], LossHead]
+    family_of: Mapping[tuple[str, str, str], str]
+    basis_of: Mapping[str, str]
+    fused_family_of: Mapping[str, str]
+    forms: FormBook
+    efficiencies: Mapping[str, Efficiency]
+
+    def family(self, stack: str, key: str, model_type: str, name: str, kind: str) -> str | None:
+        """The layer family of one kind of layer on a stack, None when the catalog knows none.
+
+        A row for the model's own key goes before one for its Transformers class `name`, that before
+        one for its model type.
+        """
+        for row in ((key, "*", kind), (model_type, name, kind), (model_type, "*", kind)):
+            if family := self.family_of.get(row):
+                break
+        else:
+            return None
+        if self.stacks[stack].flags["fused_layers"]:
+            return self.fused_family_of.get(family) or None
+        return family
+
+    def efficiency(self, gpu: Gpu) -> Efficiency:
+        """Sustained shares of a GPU: its own row, else its architecture's, else the general one."""
+        for name in (gpu.key, f"arch:{gpu.arch}"):
+            if name in self.efficiencies:
+                return self.efficiencies[name]
+        return self.efficiencies["arch:*"]
+
+
+def _words(row: Mapping[str, Any], name: str, path: Path) -> tuple[tuple[Any, ...], list[Problem]]:
+    allowed = _LISTS[name]
+    by_text = {str(word): word for word in allowed}
+    found = split_list(row[name])
+    problems = []
+    for text in found:
+        if text not in by_text:
+            close = nearest(text, by_text)
+            fix = f"did you mean {close!r}?" if close else ""
+            where = f"{path}:{row['_line']}, {name}"
+            problems.append(Problem(where, "word", repr(text), ", ".join(by_text), fix))
+    return tuple(by_text[text] for text in found if text in by_text), problems
+
+
+def _load_stacks(folders: Sequence[Path]) -> tuple[dict[str, Stack], list[Problem]]:
+    rows, problems = read_catalog(folders, "stacks.csv", STACK_COLUMNS, ("stack",))
+    constant_rows, more = read_catalog(
+        folders, "stack_constants.csv", CONSTANT_COLUMNS, ("stack", "name")
+    )
+    problems += more
+    constants: dict[str, dict[str, float]] = {}
+    for row in constant_rows:
+        if row["unit"] != CONSTANTS[row["name"]]:
+            where = f"{row['_path']}:{row['_line']}, unit"
+            problems.append(Problem(where, "unit", repr(row["unit"]), CONSTANTS[row["name"]]))
+        constants.setdefault(row["stack"], {})[row["name"]] = row["value"]
+    stacks = {}
+    for row in rows:
+        supports = {}
+        for name in _LISTS:
+            supports[name], more = _words(row, name, row["_path"])
+            problems += more
+        key = row["stack"]
+        for name in CONSTANTS:
+            if name not in constants.get(key, {}):
+                where = f"{row['_path']}:{row['_line']}"
+                problems.append(
+                    Problem(where, f"stack {key}", f"no {name}", "a row in stack_constants.csv")
+                )
+        flags = {name: row[name] for name in _FLAGS}
+        stacks[key] = Stack(key, row["title"], supports, flags, constants.get(key, {}))
+    return stacks, problems
+
+
+def _load_rules(
+    folders: Sequence[Path],
+) -> tuple[dict[tuple[str, str, str, int], DtypeRule], list[Problem]]:
+    key = ("stack", "method", "precision", "zero_stages")
+    rows, problems = read_catalog(folders, "dtype_rules.csv", RULE_COLUMNS, key)
+    rules = {}
+    for row in rows:
+        stages, more = _words(row, "zero_stages", row["_path"])
+        problems += more
+        rule = DtypeRule(
+            stack=row["stack"],
+            method=row["method"],
+            precision=row["precision"],
+            zero_stages=stages,
+            weight_dtype=row["weight_dtype"],
+            autocast=row["autocast"],
+            adapter_dtype=row["adapter_dtype"],
+            kbit_prep=row["kbit_prep"],
+            compute_dtype=row["compute_dtype"],
+            bytes={name: row[name] for name in _RULE_NUMBERS},
+            note=row["locator"] or "",
+        )
+        for stage in stages:
+            rules[rule.stack, rule.method, rule.precision, stage] = rule
+    return rules, problems
+
+
+def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
+    """The stack catalogs of the given folders (later ones overlay), and every problem in them."""
+    stacks, problems = _load_stacks(folders)
+    rules, more = _load_rules(folders)
+    problems += more
+    optimizer_rows, more = read_catalog(
+        folders, "optimizers.csv", OPTIMIZER_COLUMNS, ("optimizer",)
+    )
+    problems += more
+    head_rows, more = read_catalog(
+        folders, "loss_heads.csv", LOSS_COLUMNS, ("stack", "cross_entropy")
+    )
+    problems += more
+    architecture_rows, more = read_catalog(
+        folders, "architectures.csv", ARCHITECTURE_COLUMNS, ("model_type", "transformers_class", "kind")
+    )
+    problems += more
+    family_rows, more = read_catalog(folders, "layer_families.csv", FAMILY_COLUMNS, ("family",))
+    problems += more
+    efficiency_rows, more = read_catalog(folders, "efficiencies.csv", EFFICIENCY_COLUMNS, ("gpu",))
+    problems += more
+    forms, more = load_layer_forms(folders)
+    problems += more
+    families = {row["family"]: row for row in family_rows}
+    for row in architecture_rows:
+        if row["family"] not in families:
+            where = f"{row['_path']}:{row['_line']}, family"
+            problems.append(Problem(where, "family", row["family"], ", ".join(families)))
+    for row in family_rows:
+        if row["like"] and row["like"] not in families:
+            where = f"{row['_path']}:{row['_line']}, like"
+            problems.append(Problem(where, "family", row["like"], ", ".join(families)))
+    for variant in forms:
+        if variant.family not in families:
+            problems.append(
+                Problem("layer_forms.csv", "family", variant.family, ", ".join(families))
+            )
+    book = StackBook(
+        stacks=stacks,
+        rules=rules,
+        optimizers={
+            row["optimizer"]: Optimizer(
+                row["optimizer"],
+                row["state_dtype_multiple"],
+                row["state_fixed_bytes"],
+                row["temp_weight_multiple"],
+                row["temp_tensor_bytes"],
+                row["traffic_passes"],
+            )
+            for row in optimizer_rows
+        },
+        loss_heads={
+            (row["stack"], row["cross_entropy"]): LossHead(
+                row["logit_forward"], row["logit_backward"], row["traffic_share"]
+            )
+            for row in head_rows
+        },
+        family_of={
+            (row["model_type"], row["transformers_class"], row["kind"]): row["family"]
+            for row in architecture_rows
+        },
+        basis_of={row["family"]: row["basis"] for row in architecture_rows},
+        fused_family_of={name: row["fused_family"] or "" for name, row in families.items()},
+        forms=FormBook(
+            {v: f for v, f in forms.items() if v.family in families},
+            {name: row["mlp"] for name, row in families.items()},
+            {name: row["like"] or "" for name, row in families.items()},
+        ),
+        efficiencies={
+            row["gpu"]: Efficiency(
+                row["matmul_share"], row["attention_share"], split_list(row["assumed"])
+            )
+            for row in efficiency_rows
+        },
+    )
+    return book, problems

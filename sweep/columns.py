@@ -1,0 +1,305 @@
+"""The one dictionary of result columns: name, type, unit and meaning, wherever a column appears.
+
+It makes the Arrow schemas of the files, the comments in the database and `docs/columns.md`
+(`python -m sweep.columns > docs/columns.md`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Codes of facts.verdict, in the order of the kernels' Verdict.
+VERDICTS = ("fits", "gpu_memory", "host_memory", "unsupported", "no_layout")
+# What the views add, because it depends on tokens and prices.
+DERIVED_VERDICTS = ("past_deadline", "over_budget")
+# facts.knob where no knob combination came close to anything: the hardware lacks what was asked.
+NO_KNOB = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: Arrow type by short name, unit ("" for none), meaning, whether it may be null."""
+
+    name: str
+    dtype: str
+    unit: str
+    description: str
+    nullable: bool = False
+
+    def comment(self) -> str:
+        """Meaning and unit in one line, for SQL comments and file metadata."""
+        return f"{self.description} [{self.unit}]" if self.unit else self.description
+
+
+def _column(name: str, dtype: str, unit: str, description: str) -> Column:
+    return Column(name, dtype.rstrip("?"), unit, description, dtype.endswith("?"))
+
+
+_ALL = (
+    # keys
+    _column("workload", "u32", "", "What is asked but for the amount of data: row of workloads."),
+    _column("question", "u32", "", "A workload with an amount of data: row of questions."),
+    _column("setup", "u32", "", "Hardware a job runs on: row of setups."),
+    _column("shape", "u32", "", "Kind of node: setups that differ in node_count share it."),
+    _column("knob", "u32", "", "How the job is run: row of knobs; 4294967295 where none applies."),
+    _column("offer", "u32?", "", "Dated price of a shape: row of offers."),
+    # facts
+    _column("verdict", "u8", "", "0 fits, 1 gpu_memory, 2 host_memory, 3 unsupported."),
+    _column("seconds_per_token", "f32", "s", "Job time per trained token; 0 if unsupported."),
+    _column("allocated_bytes", "f32", "bytes", "Peak of the fullest GPU's allocated tensors."),
+    _column("device_bytes", "f32", "bytes", "Peak of the fullest GPU: tensors, caches, context."),
+    _column("host_bytes", "f32", "bytes", "Peak host memory of one node."),
+    _column(
+        "network_bytes_per_token",
+        "f32",
+        "bytes",
+        "Through one node's network per trained token, averaged over a step.",
+    ),
+    # workloads
+    _column("task", "text", "", "What is done: train."),
+    _column("model", "text", "", "Model, by its key in the catalog."),
+    _column("method", "text", "", "Fine-tuning method: full, lora, qlora."),
+    _column("seq_len", "u32", "tokens", "Tokens per training sequence, image tokens included."),
+    _column("images_per_sample", "u32", "images", "Images in each training sequence."),
+    _column("image_size", "text?", "pixels", "Width x height of each image."),
+    _column("image_tokens", "u32", "tokens", "Of seq_len, tokens that stand for images."),
+    _column("axes", "text", "", "Variables this workload fixes that are otherwise tuned, as JSON."),
+    _column("weights_bytes", "f64", "bytes", "The model's checkpoint in bf16."),
+    _column("checkpoint_bytes", "f64", "bytes", "One training checkpoint, optimizer included."),
+    _column("total_parameters", "f64", "parameters", "Parameters of the model."),
+    _column("active_parameters", "f64", "parameters", "Parameters a token passes through."),
+    _column("trained_parameters", "f64", "parameters", "Parameters that are trained."),
+    # questions
+    _column("train_tokens", "f64", "tokens", "Size of the training set, read epochs times."),
+    _column("train_text_gb", "f64?", "GB", "Text the tokens were said to come from."),
+    _column("data_bytes", "f64", "bytes", "Size of the training set on disk."),
+    # setups
+    _column("gpu", "text", "", "GPU, by its key in the catalog."),
+    _column("gpus_per_node", "u32", "GPUs", "GPUs in one node."),
+    _column("node_count", "u32", "nodes", "Nodes in the job."),
+    _column("gpu_count", "u32", "GPUs", "GPUs in the job."),
+    _column("usable_bytes", "i64", "bytes", "Memory of one GPU that a process can use."),
+    _column("link", "text", "", "Fastest link between the GPUs of a node."),
+    _column("link_bytes_per_s", "f64", "bytes/s", "That link, one direction, per GPU."),
+    _column("network_bytes_per_s", "f64", "bytes/s", "Network of one node, one direction."),
+    _column("network_assumed", "bool", "", "The network's rate is assumed, not from a source."),
+    _column("rdma", "bool", "", "A source states that the network has RDMA."),
+    _column("host_ram_bytes", "i64?", "bytes", "RAM of one node; null if unknown."),
+    _column("vcpus", "f64?", "vCPUs", "vCPUs of one node; null if unknown."),
+    _column("local_nvme_bytes", "i64?", "bytes", "Local disk of one node; null if unknown."),
+    # knobs
+    _column("stack", "text", "", "Training software, by its key in the stacks catalog."),
+    _column("precision", "text", "", "How trained weights and arithmetic are held."),
+    _column("quantization", "text", "", "How qlora stores the frozen base."),
+    _column("lora_rank", "u32", "", "Rank of the adapters; 0 without adapters."),
+    _column("lora_target", "text", "", "Which linear layers have an adapter."),
+    _column("lora_dropout", "f64", "", "Dropout before each adapter."),
+    _column("checkpointing", "text", "", "Activation checkpointing: none, selective, full."),
+    _column("attention", "text", "", "Attention kernel: eager, flash."),
+    _column("cross_entropy", "text", "", "Loss head: plain, fused, fused-linear."),
+    _column("optimizer", "text", "", "Optimizer."),
+    _column("global_batch", "u32", "sequences", "Sequences per optimizer step."),
+    _column("zero_stage", "u8", "", "What data-parallel ranks share: ZeRO or FSDP stage 0 to 3."),
+    _column("offload", "text", "", "What moves to host RAM or NVMe between uses."),
+    _column("tp", "u32", "GPUs", "Tensor-parallel degree."),
+    _column("cp", "u32", "GPUs", "Context-parallel degree."),
+    _column("pp", "u32", "GPUs", "Pipeline-parallel degree."),
+    _column("ep", "u32", "GPUs", "Expert-parallel degree."),
+    _column("sequence_parallel", "bool", "", "Tensor-parallel ranks share the sequence too."),
+    _column("micro_batch", "u32", "sequences", "Sequences per GPU in one pass."),
+    # offers
+    _column("provider", "text", "", "Who sells it."),
+    _column("instance_type", "text", "", "The provider's name for the machine."),
+    _column("region", "text", "", "Where it is sold."),
+    _column("price_model", "text", "", "on_demand, spot, reserved_1y, reserved_3y or owned."),
+    _column("price_per_hour", "f64", "currency", "Price of one whole node per hour, as quoted."),
+    _column("currency", "text", "", "Currency of price_per_hour, ISO 4217."),
+    _column("usd_per_hour", "f64", "usd", "Price of one whole node per hour in USD."),
+    _column("as_of", "date?", "", "Day the price was seen."),
+    _column("source", "text", "", "Where the price is from, a key of the sources catalog."),
+    _column("scope", "text", "", "instance: price of a known machine; per_gpu: of one GPU in it."),
+    _column("rankable", "bool", "", "Whether the price takes part in rankings."),
+    _column("unrankable_reason", "text", "", "Why not."),
+    _column("notes", "text", "", "What else the source says."),
+    # models
+    _column("family", "text?", "", "Release the model belongs to."),
+    _column("hf_id", "text?", "", "Its repository on the Hugging Face hub."),
+    _column("num_hidden_layers", "u32", "layers", "Decoder layers."),
+    _column("hidden_size", "u32", "", "Width of the residual stream."),
+    _column("max_position_embeddings", "u32?", "tokens", "Longest sequence it was made for."),
+    _column("licence", "text?", "", "Licence of the weights."),
+    # run
+    _column("name", "text", "", "Name of the sweep."),
+    _column("spec_path", "text", "", "The spec, as given."),
+    _column("engine_version", "text", "", "Version of the engine."),
+    _column("objective", "text", "", "What the ranking minimises: usd or hours."),
+    _column("keep", "text", "", "Rows written: best, feasible, all."),
+    _column("deadline_hours", "f64?", "hours", "Longest job; null without a deadline."),
+    _column("max_usd", "f64?", "usd", "Most one job may cost; null without a budget."),
+    _column("memory_headroom", "f64", "share", "Share of usable GPU memory that stays free."),
+    _column("startup_hours", "f64", "hours", "Paid time before the first step."),
+    _column("eval_fraction", "f64", "share", "Evaluation's share of the training time, on top."),
+    _column("spot_overhead", "f64", "share", "Extra time of a job on spot machines."),
+    _column("epochs", "f64", "passes", "How often the training set is read."),
+    _column("bytes_per_token", "f64", "bytes", "Text behind one token."),
+    _column("checkpoints_per_job", "u32", "checkpoints", "Checkpoints written during a job."),
+    _column("checkpoints_kept", "u32", "checkpoints", "Checkpoints on disk at once."),
+    _column("storage_bytes_per_s", "f64", "bytes/s", "What one node writes to storage."),
+    _column("cores_per_gpu", "f64", "cores", "CPU cores that feed one GPU."),
+    _column("vcpus_per_core", "f64", "vCPUs", "vCPUs a provider counts per core."),
+    _column("offers_as_of", "date?", "", "Newest price of the run."),
+    _column("offers_not_covered", "u32", "offers", "Offers whose shape the run did not evaluate."),
+    # derived by the views
+    _column("dp", "u32?", "GPUs", "Data-parallel degree: gpu_count / (tp pp cp)."),
+    _column(
+        "gradient_accumulation",
+        "u32?",
+        "",
+        "Passes per optimizer step: global_batch / (micro_batch dp).",
+    ),
+    _column("verdict_text", "text", "", "The verdict in words, deadline (and budget) included."),
+    _column("peak_gib", "f64?", "GiB", "Peak memory of the fullest GPU."),
+    _column("usable_gib", "f64", "GiB", "Memory of one GPU that a process can use."),
+    _column("limit_gib", "f64", "GiB", "usable_gib less the headroom that must stay free."),
+    _column("headroom_gib", "f64?", "GiB", "usable_gib - peak_gib; negative if it does not fit."),
+    _column("steps", "f64?", "steps", "Optimizer steps: whole batches, the last one filled up."),
+    _column("train_hours", "f64?", "hours", "Time in training steps."),
+    _column(
+        "hours",
+        "f64?",
+        "hours",
+        "Job: start-up, training, evaluation, checkpoints; on spot with spot_overhead.",
+    ),
+    _column("node_hours", "f64?", "hours", "hours x node_count: what is paid for."),
+    _column("tokens_per_s", "f64?", "tokens/s", "Trained tokens per second."),
+    _column("tokens_per_s_per_gpu", "f64?", "tokens/s", "The same per GPU."),
+    _column(
+        "cpu_cores_needed", "f64", "cores", "CPU cores of one node: cores_per_gpu x gpus_per_node."
+    ),
+    _column("host_ram_needed_gib", "f64?", "GiB", "RAM of one node."),
+    _column(
+        "disk_needed_gb", "f64", "GB", "Weights, data and the checkpoints_kept of the whole job."
+    ),
+    _column(
+        "network_needed_gbps",
+        "f64?",
+        "Gbit/s",
+        "One node's network, averaged over a step; 0 if alone.",
+    ),
+    _column("cpu_cores", "f64?", "cores", "CPU cores of one node; null if unknown."),
+    _column("host_ram_gib", "f64?", "GiB", "RAM of one node; null if unknown."),
+    _column("local_nvme_gb", "f64?", "GB", "Local disk of one node; null if unknown."),
+    _column("network_gbps", "f64", "Gbit/s", "Network of one node, one direction."),
+    _column("cpu_ok", "bool?", "", "cpu_cores >= cpu_cores_needed; null if unknown."),
+    _column("host_ram_ok", "bool?", "", "host_ram_gib >= host_ram_needed_gib; null if unknown."),
+    _column(
+        "disk_ok",
+        "bool?",
+        "",
+        "One node's local disk holds disk_needed_gb; if false, attach a volume; null if unknown.",
+    ),
+    _column(
+        "network_ok",
+        "bool?",
+        "",
+        "network_gbps >= network_needed_gbps; null if its rate is assumed.",
+    ),
+    _column("usd", "f64?", "usd", "Cost of the job: node_hours x usd_per_hour."),
+    _column("usd_per_million_tokens", "f64?", "usd", "Cost per million trained tokens."),
+    _column("over_budget", "bool", "", "usd > max_usd of the run."),
+    _column("past_deadline", "bool", "", "hours > deadline_hours of the run."),
+    _column("rank", "i64", "", "Place within the question, 1 is best by the run's objective."),
+    _column(
+        "same_price", "i64", "offers", "Offers of that shape at the same price, itself included."
+    ),
+    _column("limit_name", "text", "", "The limit that failed, in the words of verdict_text."),
+    _column("need", "f64?", "need_unit", "What the scenario needs of it."),
+    _column("have", "f64?", "need_unit", "What it may have."),
+    _column("need_unit", "text", "", "Unit of need, have and short."),
+    _column("short", "f64?", "need_unit", "need - have."),
+    _column("short_ratio", "f64?", "ratio", "need / have."),
+    _column("closest_by", "text", "", "What this row minimises among what that limit rejected."),
+)
+COLUMNS: dict[str, Column] = {column.name: column for column in _ALL}
+assert len(COLUMNS) == len(_ALL), "a column is declared twice"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_KNOBS = _names(
+    "stack precision quantization lora_rank lora_target lora_dropout checkpointing attention "
+    "cross_entropy optimizer global_batch zero_stage offload tp pp cp ep sequence_parallel "
+    "micro_batch"
+)
+FACTS = "facts"
+TABLES: dict[str, tuple[str, ...]] = {
+    FACTS: _names(
+        "workload setup knob verdict seconds_per_token allocated_bytes device_bytes host_bytes "
+        "network_bytes_per_token"
+    ),
+    "workloads": _names(
+        "workload task model method seq_len images_per_sample image_size image_tokens axes "
+        "weights_bytes checkpoint_bytes total_parameters active_parameters trained_parameters"
+    ),
+    "questions": _names("question workload train_tokens train_text_gb data_bytes"),
+    "setups": _names(
+        "setup shape gpu gpus_per_node node_count gpu_count usable_bytes link link_bytes_per_s "
+        "network_bytes_per_s network_assumed rdma host_ram_bytes vcpus local_nvme_bytes"
+    ),
+    "knobs": ("knob", *_KNOBS),
+    "offers": _names(
+        "offer shape provider instance_type region price_model price_per_hour currency "
+        "usd_per_hour as_of source scope rankable unrankable_reason notes"
+    ),
+    "models": _names(
+        "model family hf_id total_parameters active_parameters num_hidden_layers hidden_size "
+        "max_position_embeddings licence"
+    ),
+    "run": _names(
+        "name spec_path engine_version objective keep deadline_hours max_usd memory_headroom "
+        "startup_hours eval_fraction spot_overhead epochs bytes_per_token checkpoints_per_job "
+        "checkpoints_kept storage_bytes_per_s cores_per_gpu vcpus_per_core offers_as_of "
+        "offers_not_covered"
+    ),
+}
+DIMENSIONS = tuple(name for name in TABLES if name != FACTS)
+TABLE_TITLES: dict[str, str] = {
+    FACTS: "What the kernels decided: one row a scenario kept, by (workload, setup, knob).",
+    "workloads": "What is asked, but for the amount of data.",
+    "questions": "A workload with an amount of data.",
+    "setups": "Hardware a job runs on.",
+    "knobs": "Ways to run a job that facts mention.",
+    "offers": "Dated prices; several to a shape, null of a shape the run did not evaluate.",
+    "models": "The models asked about.",
+    "run": "One row: limits, settings and constants of the run.",
+}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """The Arrow schema of a stored table, with unit and description in each field's metadata."""
+    import pyarrow as pa  # not needed by `sweep --help` and `sweep plan`
+
+    types = {
+        "u8": pa.uint8(),
+        "u32": pa.uint32(),
+        "i64": pa.int64(),
+        "f32": pa.float32(),
+        "f64": pa.float64(),
+        "bool": pa.bool_(),
+        "text": pa.string(),
+        "date": pa.date32(),
+    }
+    fields = []
+    for name in TABLES[table]:
+        column = COLUMNS[name]
+        metadata = {"unit": column.unit, "description": column.description}
+        # The key of a table is never null, though the same column may be in a view.
+        nullable = column.nullable and name != table.removesuffix("s")
+        fields.append(pa.field(name, types[column.dtype], nullable, metadata))
+    return pa.schema(fields)

@@ -1,0 +1,179 @@
+"""One candidate: a workload's case under a layout and a micro-batch, before a setup's rates apply."""
+
+from __future__ import annotations
+
+from sweep.kernels.compile import scalar
+from sweep.kernels.memory import feature_share, stage_bytes
+from sweep.kernels.tables import Quantity
+from sweep.kernels.time import communication_terms, compute_terms, norm4
+
+ALLOCATED = int(Quantity.ALLOCATED)
+DEVICE = int(Quantity.DEVICE)
+HOST = int(Quantity.HOST)
+OFFLOADED = int(Quantity.OFFLOADED)
+TOKENS = int(Quantity.TOKENS)
+ACCUMULATION = int(Quantity.ACCUMULATION)
+TOKENS_PER_STEP = int(Quantity.TOKENS_PER_STEP)
+MATMUL_FLOP = int(Quantity.MATMUL_FLOP)
+ATTENTION_FLOP = int(Quantity.ATTENTION_FLOP)
+MEMORY_BYTES = int(Quantity.MEMORY_BYTES)
+HOST_S = int(Quantity.HOST_S)
+SHARD_LINK_BYTES = int(Quantity.SHARD_LINK_BYTES)
+SHARD_NETWORK_BYTES = int(Quantity.SHARD_NETWORK_BYTES)
+SHARD_LATENCY_S = int(Quantity.SHARD_LATENCY_S)
+DP_EXPOSED = int(Quantity.DP_EXPOSED)
+TP_LINK_BYTES = int(Quantity.TP_LINK_BYTES)
+RING_LINK_BYTES = int(Quantity.RING_LINK_BYTES)
+RING_NETWORK_BYTES = int(Quantity.RING_NETWORK_BYTES)
+LATENCY_S = int(Quantity.LATENCY_S)
+FETCH_PCIE_BYTES = int(Quantity.FETCH_PCIE_BYTES)
+FETCH_S = int(Quantity.FETCH_S)
+REPEATS = int(Quantity.REPEATS)
+ONCE_LINK_BYTES = int(Quantity.ONCE_LINK_BYTES)
+ONCE_NETWORK_BYTES = int(Quantity.ONCE_NETWORK_BYTES)
+ONCE_LATENCY_S = int(Quantity.ONCE_LATENCY_S)
+OPTIMIZER_BYTES = int(Quantity.OPTIMIZER_BYTES)
+TRANSFER_PCIE_BYTES = int(Quantity.TRANSFER_PCIE_BYTES)
+OPTIMIZER_S = int(Quantity.OPTIMIZER_S)
+
+
+@scalar
+def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep,
+                sequence_parallel, checkpointed):  # fmt: skip
+    """Fill in the linear forms of a model's layers as lines in the tokens; returns how many.
+
+    lines[0] is what all layers keep (a [bytes/token], b [bytes]); lines[1], [2] what one layer of
+    each group keeps in backward; from lines[3] on the working sets, dominated ones left out.
+    Source: traced layer forms (the layer_forms catalog), docs/physics.md section 1.
+    """
+    kv_heads = model.kv_heads
+    features = forms.token.shape[0]
+    lines[:3] = 0.0
+    used = 3
+    for g in range(2):
+        count = model.group_count[g]
+        if count == 0:
+            continue
+        variant = case.variant[g]
+        keep_a = 0.0
+        keep_b = 0.0
+        first = used
+        backward = forms.backward_count[variant]
+        for row in range(backward):
+            lines[used + row, 0] = 0.0
+            lines[used + row, 1] = 0.0
+        for f in range(features):
+            value = feature_values[g, f]
+            if value == 0.0:
+                continue
+            token = forms.token[f]
+            value *= feature_share(forms.split[f], token, tp, kv_heads, ep, sequence_parallel)
+            if forms.by_seq[f] == 1:
+                value *= seq_len
+            if forms.by_rank[f] == 1:
+                value *= rank
+            if token == 1:
+                keep_a += forms.keep[variant, f] * value
+                for row in range(backward):
+                    lines[used + row, 0] += forms.backward[variant, row, f] * value
+            else:
+                keep_b += forms.keep[variant, f] * value
+                for row in range(backward):
+                    lines[used + row, 1] += forms.backward[variant, row, f] * value
+        lines[0, 0] += count * keep_a
+        lines[0, 1] += count * keep_b
+        lines[1 + g, 0] = keep_a
+        lines[1 + g, 1] = 0.0 if checkpointed == 1 else keep_b
+        # Keep only lines that no other line of the set is above everywhere (T >= 0).
+        kept = first
+        for row in range(first, first + backward):
+            a = lines[row, 0]
+            b = lines[row, 1]
+            dominated = False
+            for other in range(first, first + backward):
+                if other == row:
+                    continue
+                if lines[other, 0] >= a and lines[other, 1] >= b:
+                    equal = lines[other, 0] == a and lines[other, 1] == b
+                    if not equal or other < row:
+                        dominated = True
+                        break
+            lines[row, 2] = 1.0 if dominated else 0.0
+        for row in range(first, first + backward):
+            if lines[row, 2] == 0.0:
+                lines[kept, 0] = lines[row, 0]
+                lines[kept, 1] = lines[row, 1]
+                kept += 1
+        used = kept
+    return used
+
+
+@scalar
+def evaluate(out, lines, line_count, model, program, case, stack, seq_len, vision_flop,
+             global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel):  # fmt: skip
+    """Fill `out` (see Quantity) for one candidate; nothing here depends on the kind of GPU.
+
+    Derivation: docs/physics.md sections 2 to 5.
+    """
+    tokens = micro_batch * seq_len / cp
+    accumulation = global_batch / (micro_batch * dp)
+    shards = dp * cp
+    several = gpus > 1
+    work = 0.0
+    for row in range(3, line_count):
+        work = max(work, lines[row, 0] * tokens + lines[row, 1])
+    one_layer = max(
+        lines[1, 0] * tokens + lines[1, 1], lines[2, 0] * tokens + lines[2, 1]
+    )
+    out[DEVICE] = -1.0
+    out[OFFLOADED] = 0.0
+    for stage in range(2 if pp > 1 else 1):
+        stage_bytes(
+            out, stage, model, program, case, stack, seq_len, tokens, accumulation, tp,
+            pp, cp, ep, sequence_parallel, shards, several, lines[0, 0], lines[0, 1], work, one_layer,
+        )  # fmt: skip
+    out[HOST] = gpus_per_node * (stack.process_bytes + out[OFFLOADED])
+    stage_share = -(-model.layers // pp) / model.layers
+    out[TOKENS] = tokens
+    out[ACCUMULATION] = accumulation
+    out[TOKENS_PER_STEP] = global_batch * seq_len
+    compute_terms(
+        out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
+        sequence_parallel, stage_share,
+    )  # fmt: skip
+    out[MATMUL_FLOP] += micro_batch * vision_flop
+    communication_terms(
+        out, model, program, case, stack, tokens, accumulation, gpus, gpus_per_node, tp,
+        pp, cp, ep, shards, stage_share,
+    )  # fmt: skip
+
+
+@scalar
+def step_seconds(out, matmul, attention, memory, link, network, pcie):
+    """Seconds of one step on a setup whose times per FLOP and byte are given [s].
+
+    Derivation: docs/physics.md section 5. The hot loop of `decide` repeats this line for line.
+    """
+    compute = (
+        out[MATMUL_FLOP] * matmul + out[ATTENTION_FLOP] * attention + out[MEMORY_BYTES] * memory
+    )
+    shard = (
+        max(out[SHARD_LINK_BYTES] * link, out[SHARD_NETWORK_BYTES] * network) + out[SHARD_LATENCY_S]
+    )
+    once = max(out[ONCE_LINK_BYTES] * link, out[ONCE_NETWORK_BYTES] * network) + out[ONCE_LATENCY_S]
+    micro = (
+        norm4(compute, out[HOST_S], shard)
+        + out[DP_EXPOSED] * shard
+        + (out[TP_LINK_BYTES] + out[RING_LINK_BYTES]) * link
+        + out[RING_NETWORK_BYTES] * network
+        + out[LATENCY_S]
+        + out[FETCH_PCIE_BYTES] * pcie
+        + out[FETCH_S]
+    )
+    return (
+        out[REPEATS] * micro
+        + out[DP_EXPOSED] * once
+        + out[OPTIMIZER_BYTES] * memory
+        + out[TRANSFER_PCIE_BYTES] * pcie
+        + out[OPTIMIZER_S]
+    )

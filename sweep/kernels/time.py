@@ -1,0 +1,278 @@
+"""What one GPU computes, moves and sends during a training step, before any rate is applied.
+
+Formulas and their sources: docs/physics.md section 5.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sweep.kernels.compile import scalar
+from sweep.kernels.memory import stage_elements
+from sweep.kernels.tables import Offload, Quantity
+
+_OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
+    int(Offload.OPTIMIZER_CPU),
+    int(Offload.PARAMS_CPU),
+    int(Offload.PARAMS_NVME),
+)
+TOKENS = int(Quantity.TOKENS)
+ACCUMULATION = int(Quantity.ACCUMULATION)
+MATMUL_FLOP = int(Quantity.MATMUL_FLOP)
+ATTENTION_FLOP = int(Quantity.ATTENTION_FLOP)
+ELEMENTWISE_BYTES = int(Quantity.ELEMENTWISE_BYTES)
+EAGER_BYTES = int(Quantity.EAGER_BYTES)
+ADAPTER_BYTES = int(Quantity.ADAPTER_BYTES)
+LOSS_BYTES = int(Quantity.LOSS_BYTES)
+OPERAND_BYTES = int(Quantity.OPERAND_BYTES)
+DEQUANT_BYTES = int(Quantity.DEQUANT_BYTES)
+MEMORY_BYTES = int(Quantity.MEMORY_BYTES)
+HOST_S = int(Quantity.HOST_S)
+SHARD_LINK_BYTES = int(Quantity.SHARD_LINK_BYTES)
+SHARD_NETWORK_BYTES = int(Quantity.SHARD_NETWORK_BYTES)
+SHARD_LATENCY_S = int(Quantity.SHARD_LATENCY_S)
+DP_EXPOSED = int(Quantity.DP_EXPOSED)
+TP_LINK_BYTES = int(Quantity.TP_LINK_BYTES)
+RING_LINK_BYTES = int(Quantity.RING_LINK_BYTES)
+RING_NETWORK_BYTES = int(Quantity.RING_NETWORK_BYTES)
+LATENCY_S = int(Quantity.LATENCY_S)
+FETCH_PCIE_BYTES = int(Quantity.FETCH_PCIE_BYTES)
+FETCH_S = int(Quantity.FETCH_S)
+REPEATS = int(Quantity.REPEATS)
+ONCE_LINK_BYTES = int(Quantity.ONCE_LINK_BYTES)
+ONCE_NETWORK_BYTES = int(Quantity.ONCE_NETWORK_BYTES)
+ONCE_LATENCY_S = int(Quantity.ONCE_LATENCY_S)
+OPTIMIZER_BYTES = int(Quantity.OPTIMIZER_BYTES)
+TRANSFER_PCIE_BYTES = int(Quantity.TRANSFER_PCIE_BYTES)
+OPTIMIZER_S = int(Quantity.OPTIMIZER_S)
+TOKENS_PER_STEP = int(Quantity.TOKENS_PER_STEP)
+NETWORK_BYTES_PER_STEP = int(Quantity.NETWORK_BYTES_PER_STEP)
+
+
+@scalar
+def causal_length(seq_len, window):
+    """Mean keys a query sees under a causal mask and a sliding window [tokens].
+
+    Derivation: the mean of min(i, window) over positions i < seq_len.
+    """
+    if seq_len <= window:
+        return 0.5 * seq_len
+    return window - window * window / (2.0 * seq_len)
+
+
+@scalar
+def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
+                  sequence_parallel, stage_share):  # fmt: skip
+    """Fill in FLOP, bytes and launch time of one micro-batch on one GPU.
+
+    Derivation: docs/physics.md section 5; passes are 2 + weight gradient + recomputation.
+    """
+    hidden = model.hidden
+    vocab = model.vocab
+    recompute = program.recompute_matmul
+    passes = 2.0 + program.layers_trained + recompute
+    head_passes = 2.0 + program.head_trained
+    elementwise_passes = 3.0 + program.recompute_elementwise
+    share = tokens * stage_share / tp
+    hidden_share = 1.0 if sequence_parallel == 1 else float(tp)
+    dense = 0.0
+    expert = 0.0
+    attention = 0.0
+    traffic = 0.0
+    eager = 0.0
+    width = 0.0
+    for g in range(2):
+        count = model.group_count[g]
+        if count == 0:
+            continue
+        dense += count * model.linear_active[g]
+        expert += count * model.expert_active[g]
+        length = causal_length(seq_len, model.window[g])
+        attention += count * model.attention_width[g] * length
+        traffic += count * (
+            10.0 * hidden * hidden_share + 2.0 * model.qkv_width[g] + model.mlp_traffic[g]
+        )
+        eager += count * model.heads[g]
+        width += count * model.io_width[g]
+    matmul = 2.0 * share * (
+        passes * (dense + expert / stack.moe_efficiency) + (3.0 + recompute) * case.adapter_active
+    )
+    matmul += 2.0 * tokens * head_passes * hidden * vocab / tp
+    out[MATMUL_FLOP] = matmul
+    out[ATTENTION_FLOP] = 2.0 * share * (3.5 + program.recompute_attention) * attention
+    out[ELEMENTWISE_BYTES] = stack.elementwise_passes * 2.0 * share * elementwise_passes * traffic
+    out[EAGER_BYTES] = 0.0
+    if program.eager == 1:
+        out[EAGER_BYTES] = (
+            stack.eager_attention_bytes
+            * share
+            * seq_len
+            * (1.0 + program.recompute_attention / 3.0)
+            * eager
+        )
+    out[ADAPTER_BYTES] = (
+        stack.adapter_passes * 2.0 * share * (1.0 + recompute / 3.0) * case.adapter_io
+    )
+    local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
+    out[LOSS_BYTES] = program.loss_traffic_bytes * local_vocab * tokens
+    held = stage_share * (
+        case.matrix_elements[0] / tp + case.matrix_elements[1] / (tp * ep)
+    )
+    out[OPERAND_BYTES] = (
+        2.0 * passes * (held + share * width) + 2.0 * head_passes * hidden * vocab / tp
+    )
+    quantized = stage_share * (
+        case.quantized_elements[0] / tp + case.quantized_elements[1] / (tp * ep)
+    )
+    out[DEQUANT_BYTES] = program.dequant_bytes * quantized * (2.0 + recompute)
+    out[MEMORY_BYTES] = (
+        out[ELEMENTWISE_BYTES]
+        + out[EAGER_BYTES]
+        + out[ADAPTER_BYTES]
+        + out[LOSS_BYTES]
+        + out[OPERAND_BYTES]
+        + out[DEQUANT_BYTES]
+    ) / stack.memory_efficiency
+    out[HOST_S] = (
+        stack.kernel_s
+        * stack.kernels_per_layer
+        * elementwise_passes
+        * model.layers
+        * stage_share
+    )
+
+
+@scalar
+def communication_terms(out, model, program, case, stack, tokens, accumulation, gpus,
+                        gpus_per_node, tp, pp, cp, ep, shards, stage_share):  # fmt: skip
+    """Fill in what links, network and PCIe carry, per micro-batch and per step.
+
+    Derivation: docs/physics.md section 5: ring collectives, hierarchical over nodes.
+    """
+    zero = program.zero_stage
+    hidden = model.hidden
+    tied = model.tied
+    layers_here = model.layers * stage_share
+    link = stack.link_share
+    network = stack.network_share
+    frozen, frozen_expert = stage_elements(case.frozen_bytes, tied, tp, ep, stage_share, pp, 0)
+    trained, trained_expert = stage_elements(case.trained, tied, tp, ep, stage_share, pp, 0)
+    all_trained = trained + trained_expert
+    reduce = program.reduce_bytes * all_trained
+    gather = frozen + frozen_expert + program.gather_bytes * all_trained
+    inside = min(shards, max(1, gpus_per_node // tp))
+    nodes = shards / inside
+    per_micro = 0.0
+    once = 0.0
+    if shards > 1:
+        if zero == 3:
+            per_micro = 2.0 * gather + reduce
+        elif zero == 2:
+            per_micro = reduce
+            once = program.gather_bytes * all_trained
+        elif zero == 1:
+            once = reduce + program.gather_bytes * all_trained
+        else:
+            once = 2.0 * reduce
+    inside_share = (inside - 1.0) / inside
+    between_share = (nodes - 1.0) / nodes * min(gpus_per_node, tp * inside) / inside
+    out[SHARD_LINK_BYTES] = per_micro * inside_share / link
+    out[SHARD_NETWORK_BYTES] = per_micro * between_share / network
+    out[ONCE_LINK_BYTES] = once * inside_share / link
+    out[ONCE_NETWORK_BYTES] = once * between_share / network
+    out[SHARD_LATENCY_S] = 0.0
+    out[ONCE_LATENCY_S] = 0.0
+    if per_micro > 0.0:
+        out[SHARD_LATENCY_S] = stack.latency_s * (2.0 * layers_here if zero == 3 else 1.0)
+    if once > 0.0:
+        out[ONCE_LATENCY_S] = stack.latency_s
+    out[DP_EXPOSED] = stack.dp_exposed
+
+    reduces = (4.0 + 2.0 * program.recompute_matmul) * layers_here
+    out[TP_LINK_BYTES] = (
+        stack.tp_exposed * reduces * 2.0 * (tp - 1.0) / tp * 2.0 * hidden * tokens / link
+    )
+    latency = stack.tp_exposed * reduces * 2.0 * (tp - 1.0) * stack.latency_s
+    ring_link = 0.0
+    ring_network = 0.0
+    sent = 0.0
+    node_share = 1.0 * gpus_per_node
+    if cp > 1:
+        kv = 0.0
+        for g in range(2):
+            kv += model.group_count[g] * model.kv_width[g]
+        volume = 3.0 * (cp - 1.0) * 4.0 * tokens * stage_share * kv / tp
+        if tp * cp <= gpus_per_node:
+            ring_link += stack.dp_exposed * volume
+        else:
+            ring_network += stack.dp_exposed * volume * node_share
+            sent += volume * node_share
+    if ep > 1:
+        volume = (
+            stack.moe_imbalance
+            * (4.0 + 2.0 * program.recompute_matmul)
+            * 2.0
+            * tokens
+            * model.experts_per_token
+            * hidden
+            * (ep - 1.0)
+            / ep
+            / tp
+            * model.moe_layers
+            * stage_share
+        )
+        if tp * ep <= gpus_per_node:
+            ring_link += stack.dp_exposed * volume
+        else:
+            ring_network += stack.dp_exposed * volume * node_share
+            sent += volume * node_share
+    if pp > 1:
+        volume = 4.0 * hidden * tokens / tp
+        latency += 2.0 * stack.latency_s
+        if gpus <= gpus_per_node:
+            ring_link += volume
+        else:
+            ring_network += volume * node_share
+            sent += volume * node_share
+    out[RING_LINK_BYTES] = ring_link / link
+    out[RING_NETWORK_BYTES] = ring_network / network
+    out[LATENCY_S] = latency
+
+    local = all_trained
+    if zero >= 1:
+        local = trained / shards + trained_expert * ep / shards
+    stored = program.weight_bytes * all_trained + frozen + frozen_expert
+    if zero == 3:
+        stored = (program.shard_weight_bytes * trained + frozen) / shards + (
+            program.shard_weight_bytes * trained_expert + frozen_expert
+        ) * ep / shards
+    offload = program.offload
+    out[FETCH_PCIE_BYTES] = 0.0
+    out[FETCH_S] = 0.0
+    out[TRANSFER_PCIE_BYTES] = 0.0
+    out[OPTIMIZER_S] = 0.0
+    out[OPTIMIZER_BYTES] = program.traffic_bytes * local / stack.memory_efficiency
+    if offload != 0:
+        out[OPTIMIZER_BYTES] = 0.0
+        out[OPTIMIZER_S] = (
+            stack.host_traffic_bytes * local * gpus_per_node / stack.host_adam_bytes_per_s
+        )
+        out[TRANSFER_PCIE_BYTES] = stack.transfer_bytes * local / stack.pcie_share
+    if offload == _PARAMS_CPU:
+        out[FETCH_PCIE_BYTES] = 2.0 * stored / stack.pcie_share
+    elif offload == _PARAMS_NVME:
+        out[FETCH_S] = 2.0 * stored * gpus_per_node / stack.nvme_bytes_per_s
+    repeats = accumulation + pp - 1.0
+    out[REPEATS] = repeats
+    out[NETWORK_BYTES_PER_STEP] = (
+        repeats * (per_micro * between_share + sent) + once * between_share
+    )
+
+
+@scalar
+def norm4(first, second, third):
+    """The 4-norm of times that overlap but for what they share [s]: (a^4 + b^4 + c^4)^(1/4)."""
+    a = first * first
+    b = second * second
+    c = third * third
+    return math.sqrt(math.sqrt(a * a + b * b + c * c))

@@ -1,0 +1,416 @@
+"""Setups: the machines of the offers as shapes, by node count, with the rates the kernels read."""
+
+from __future__ import annotations
+
+import datetime as dt
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sweep.catalogs import Catalogs
+from sweep.catalogs.hardware import Gpu
+from sweep.catalogs.offers import ON_REQUEST_REASONS, Offer, latest_offers
+from sweep.catalogs.rates import usd_rates
+from sweep.catalogs.stacks import StackBook
+from sweep.errors import PlanError, nearest
+from sweep.kernels.tables import (
+    ATTENTION_S,
+    DEVICE_INVERSE,
+    DEVICE_LIMIT,
+    HOST_INVERSE,
+    HOST_LIMIT,
+    LINK_S,
+    MATMUL_BF16_S,
+    MEMORY_S,
+    NETWORK_S,
+    OFFLOAD_INVERSE,
+    OFFLOAD_LIMIT,
+    PCIE_S,
+    SETUP_ROWS,
+    Classes,
+)
+from sweep.spec import Spec
+from sweep.units import GB, GBIT_PER_S_BYTES, GIB
+
+# Machines whose network no source states are taken to have this (marked network_assumed): what the
+# smallest multi-GPU machines of the catalog have.
+ASSUMED_NETWORK_GBPS = 10.0
+
+
+class Shape(NamedTuple):
+    """What makes two machines the same to the engine; None is unknown."""
+
+    gpu: str
+    gpus_per_node: int
+    network_gbps: float | None
+    rdma: bool
+    host_ram_gib: float | None
+    vcpus: float | None
+    local_nvme_gb: float | None
+
+
+@dataclass(frozen=True)
+class PricedOffer:
+    """An offer of a shape at its price in USD, rented or owned."""
+
+    shape: Shape
+    provider: str
+    instance_type: str
+    region: str
+    price_model: str
+    price_per_hour: float
+    currency: str
+    usd_per_hour: float
+    as_of: dt.date | None
+    source: str
+    scope: str
+    rankable: bool
+    unrankable_reason: str
+    notes: str
+    max_nodes: int | None = None
+
+
+class Setup(NamedTuple):
+    """A shape by a number of nodes."""
+
+    shape: int
+    node_count: int
+
+
+def _matches(name: str, globs: Sequence[str]) -> bool:
+    folded = name.casefold()
+    return any(fnmatch.fnmatchcase(folded, glob.casefold()) for glob in globs)
+
+
+def choose_gpus(spec: Spec, gpus: Mapping[str, Gpu]) -> set[str]:
+    """The GPU keys a spec's globs name; raises PlanError for a glob that matches nothing."""
+    chosen: set[str] = set()
+    for glob in spec.hardware.gpus:
+        names = {
+            key
+            for key, gpu in gpus.items()
+            if any(_matches(name, [glob]) for name in (key, *gpu.aliases))
+        }
+        if not names:
+            close = nearest(glob, [*gpus, *(a for gpu in gpus.values() for a in gpu.loose_aliases)])
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise PlanError(
+                f"{spec.path}: hardware.gpus: found {glob!r}, which no GPU of the catalog matches"
+                f"{hint}; see `sweep catalog list gpus`"
+            )
+        chosen |= names
+    return chosen
+
+
+def _check_globs(spec: Spec, offers: Sequence[Offer]) -> None:
+    for setting, field in (
+        ("providers", "provider"),
+        ("regions", "region"),
+        ("instances", "instance_type"),
+    ):
+        known = {getattr(offer, field) for offer in offers}
+        for glob in getattr(spec.hardware, setting):
+            if not any(_matches(name, [glob]) for name in known):
+                close = nearest(glob, known)
+                hint = f"; did you mean {close!r}?" if close else ""
+                raise PlanError(
+                    f"{spec.path}: hardware.{setting}: found {glob!r}, which no offer matches{hint}"
+                )
+
+
+def _owned_offers(spec: Spec, gpus: Mapping[str, Gpu]) -> list[PricedOffer]:
+    found = []
+    for machine in spec.hardware.owned:
+        if machine.gpu not in gpus:
+            close = nearest(machine.gpu, gpus)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise PlanError(
+                f"{spec.path}: hardware.owned {machine.name!r}: gpu: found {machine.gpu!r}, allowed "
+                f"a key of the GPU catalog{hint}"
+            )
+        shape = Shape(
+            machine.gpu,
+            machine.gpus_per_node,
+            machine.network_gbps,
+            machine.rdma,
+            machine.host_ram_gib,
+            float(machine.vcpus),
+            machine.local_nvme_gb,
+        )
+        found.append(
+            PricedOffer(
+                shape=shape,
+                provider="owned",
+                instance_type=machine.name,
+                region="on site",
+                price_model="owned",
+                price_per_hour=machine.usd_per_hour,
+                currency="USD",
+                usd_per_hour=machine.usd_per_hour,
+                as_of=None,
+                source="spec",
+                scope="instance",
+                rankable=True,
+                unrankable_reason="",
+                notes="",
+                max_nodes=machine.nodes,
+            )
+        )
+    return found
+
+
+def priced_offers(spec: Spec, catalogs: Catalogs, today: dt.date) -> list[PricedOffer]:
+    """The offers a spec asks for, newest per machine, region and price model, priced in USD."""
+    hardware = spec.hardware
+    owned = _owned_offers(spec, catalogs.gpus)
+    if set(hardware.price_models) == {"owned"}:
+        return owned
+    chosen = choose_gpus(spec, catalogs.gpus)
+    _check_globs(spec, catalogs.offers)
+    rates = usd_rates(catalogs.rates, spec.exchange_rates, hardware.offers_as_of)
+    newest_day = hardware.offers_as_of or today
+    allowed_reasons = ON_REQUEST_REASONS if hardware.include_per_gpu_prices else ()
+    found = list(owned)
+    for offer in latest_offers(catalogs.offers, hardware.offers_as_of):
+        if not offer.rankable and offer.unrankable_reason not in allowed_reasons:
+            continue
+        if (
+            offer.price_model not in hardware.price_models
+            or offer.gpu not in chosen
+            or not _matches(offer.provider, hardware.providers)
+            or not _matches(offer.region, hardware.regions)
+            or not _matches(offer.instance_type, hardware.instances)
+        ):
+            continue
+        if hardware.max_price_age_days is not None and (
+            offer.as_of is None or (newest_day - offer.as_of).days > hardware.max_price_age_days
+        ):
+            continue
+        if offer.currency not in rates:
+            raise PlanError(
+                f"{offer.provider} {offer.instance_type}: currency {offer.currency}: no exchange "
+                "rate; add it to exchange_rates.csv or to [exchange_rates] in the spec"
+            )
+        found.append(
+            PricedOffer(
+                shape=Shape(
+                    offer.gpu,
+                    offer.gpu_count,
+                    offer.network_gbps,
+                    offer.rdma,
+                    offer.host_ram_gib,
+                    offer.vcpus,
+                    offer.local_nvme_gb,
+                ),
+                provider=offer.provider,
+                instance_type=offer.instance_type,
+                region=offer.region,
+                price_model=offer.price_model,
+                price_per_hour=offer.price_per_hour,
+                currency=offer.currency,
+                usd_per_hour=offer.price_per_hour * rates[offer.currency],
+                as_of=offer.as_of,
+                source=offer.source,
+                scope=offer.scope,
+                rankable=offer.rankable,
+                unrankable_reason=offer.unrankable_reason,
+                notes=offer.notes,
+            )
+        )
+    return found
+
+
+def list_shapes(offers: Sequence[PricedOffer], gpus: Mapping[str, Gpu]) -> list[Shape]:
+    """The distinct shapes of the offers, by GPUs a node, then by name."""
+
+    def order(shape: Shape) -> tuple[Any, ...]:
+        return (
+            devices_per_node(shape, gpus),
+            shape.gpu,
+            *(-1.0 if value is None else float(value) for value in shape[2:]),
+        )
+
+    return sorted({offer.shape for offer in offers}, key=order)
+
+
+def devices_per_node(shape: Shape, gpus: Mapping[str, Gpu]) -> int:
+    """GPUs software sees in one node (two for a package of two devices)."""
+    return shape.gpus_per_node * gpus[shape.gpu].logical_devices
+
+
+def list_setups(
+    spec: Spec, shapes: Sequence[Shape], offers: Sequence[PricedOffer], gpus: Mapping[str, Gpu]
+) -> list[Setup]:
+    """Every shape by every node count asked for, ordered so that equal classes stand together."""
+    most_nodes: dict[Shape, int | None] = {}
+    for offer in offers:
+        known = most_nodes.get(offer.shape, 0)
+        if offer.max_nodes is None or known is None:
+            most_nodes[offer.shape] = None
+        else:
+            most_nodes[offer.shape] = max(known, offer.max_nodes)
+    found = []
+    for index, shape in enumerate(shapes):
+        most = most_nodes[shape]
+        for nodes in spec.hardware.node_counts:
+            total = nodes * devices_per_node(shape, gpus)
+            if total <= spec.hardware.max_gpus and (most is None or nodes <= most):
+                found.append(Setup(index, nodes))
+
+    def order(setup: Setup) -> tuple[int, int, int]:
+        per_node = devices_per_node(shapes[setup.shape], gpus)
+        return per_node * setup.node_count, per_node, setup.shape
+
+    return sorted(found, key=order)
+
+
+def class_table(
+    setups: Sequence[Setup], shapes: Sequence[Shape], gpus: Mapping[str, Gpu]
+) -> Classes:
+    """Runs of setups with equal GPUs and GPUs a node."""
+    keys = []
+    for setup in setups:
+        per_node = devices_per_node(shapes[setup.shape], gpus)
+        keys.append((per_node * setup.node_count, per_node))
+    starts = [i for i, key in enumerate(keys) if i == 0 or keys[i - 1] != key]
+    ends = [*starts[1:], len(keys)]
+    return Classes(
+        first=np.array(starts, np.int64),
+        last=np.array(ends, np.int64),
+        gpus=np.array([keys[i][0] for i in starts], np.int64),
+        gpus_per_node=np.array([keys[i][1] for i in starts], np.int64),
+    )
+
+
+class SetupRates(NamedTuple):
+    """What one setup can do, in SI units; a peak of None means the GPU lacks the dtype."""
+
+    peaks: tuple[float | None, float | None, float | None]  # bf16, fp16, fp32 [flop/s]
+    attention_flop_per_s: float
+    hbm_bytes_per_s: float
+    link_bytes_per_s: float
+    link: str
+    network_bytes_per_s: float
+    network_assumed: bool
+    pcie_bytes_per_s: float
+    usable_bytes: float
+    host_ram_bytes: float | None
+
+
+def setup_rates(setup: Setup, shape: Shape, gpu: Gpu, book: StackBook) -> SetupRates:
+    """Rates of one setup. Sources: GPU and efficiency catalogs; docs/physics.md section 5.
+
+    A fast link counts only when it joins every GPU of the node; else collectives cross PCIe, staged
+    through the host (stack constant p2p_free_share). A link domain wider than the node (NVL72)
+    carries the traffic between nodes too while the job fits into it.
+    """
+    constants = book.stacks["hf"].constants
+    share = book.efficiency(gpu)
+    devices = gpu.logical_devices
+    per_node = shape.gpus_per_node * devices
+    pcie = gpu.pcie_bytes_per_s or 16e9
+    joined = gpu.link_bytes_per_s is not None and gpu.link_domain_gpus >= shape.gpus_per_node
+    link = gpu.link_bytes_per_s if joined else None
+    link_rate = link or pcie * constants["p2p_free_share"]
+    assumed = shape.network_gbps is None
+    network = (shape.network_gbps or ASSUMED_NETWORK_GBPS) * GBIT_PER_S_BYTES
+    if gpu.link_domain_gpus >= setup.node_count * per_node > per_node and link:
+        network = link * per_node
+        assumed = False
+    bf16 = gpu.bf16_flop_per_s if gpu.bf16 else None
+    peaks = tuple(
+        peak * share.matmul_share / devices if peak else None
+        for peak in (bf16, gpu.fp16_flop_per_s, gpu.fp32_flop_per_s)
+    )
+    half = bf16 or gpu.fp16_flop_per_s or gpu.fp32_flop_per_s or 1e12
+    assert len(peaks) == 3
+    return SetupRates(
+        peaks=peaks,
+        attention_flop_per_s=half * share.attention_share / devices,
+        hbm_bytes_per_s=gpu.hbm_bytes_per_s / devices,
+        link_bytes_per_s=link_rate,
+        link=gpu.link if joined else "PCIe",
+        network_bytes_per_s=network,
+        network_assumed=assumed and setup.node_count > 1,
+        pcie_bytes_per_s=pcie,
+        usable_bytes=gpu.usable_bytes / devices,
+        host_ram_bytes=None if shape.host_ram_gib is None else shape.host_ram_gib * GIB,
+    )
+
+
+def setup_table(rates: Sequence[SetupRates], memory_headroom: float) -> np.ndarray:
+    """The kernels' setup table [SETUP_ROWS, J]: times per unit, and limits (see kernels.tables)."""
+    table = np.empty((SETUP_ROWS, len(rates)))
+    for j, rate in enumerate(rates):
+        for dtype, peak in enumerate(rate.peaks):
+            table[MATMUL_BF16_S + dtype, j] = np.inf if peak is None else 1.0 / peak
+        table[ATTENTION_S, j] = 1.0 / rate.attention_flop_per_s
+        table[MEMORY_S, j] = 1.0 / rate.hbm_bytes_per_s
+        table[LINK_S, j] = 1.0 / rate.link_bytes_per_s
+        table[NETWORK_S, j] = 1.0 / rate.network_bytes_per_s
+        table[PCIE_S, j] = 1.0 / rate.pcie_bytes_per_s
+        limit = rate.usable_bytes * (1.0 - memory_headroom)
+        table[DEVICE_LIMIT, j] = limit
+        table[DEVICE_INVERSE, j] = 1.0 / limit
+        ram = rate.host_ram_bytes
+        table[HOST_LIMIT, j] = np.inf if ram is None else ram
+        table[HOST_INVERSE, j] = 0.0 if ram is None else 1.0 / ram
+        table[OFFLOAD_LIMIT, j] = 0.0 if ram is None else ram
+        table[OFFLOAD_INVERSE, j] = np.inf if ram is None else 1.0 / ram
+    return table
+
+
+def setup_columns(
+    setups: Sequence[Setup],
+    shapes: Sequence[Shape],
+    rates: Sequence[SetupRates],
+    gpus: Mapping[str, Gpu],
+) -> dict[str, list[Any]]:
+    """The setups as the columns of setups.parquet."""
+    rows = []
+    for index, (setup, rate) in enumerate(zip(setups, rates, strict=True)):
+        shape = shapes[setup.shape]
+        per_node = devices_per_node(shape, gpus)
+        rows.append(
+            {
+                "setup": index,
+                "shape": setup.shape,
+                "gpu": shape.gpu,
+                "gpus_per_node": per_node,
+                "node_count": setup.node_count,
+                "gpu_count": per_node * setup.node_count,
+                "usable_bytes": int(rate.usable_bytes),
+                "link": rate.link,
+                "link_bytes_per_s": rate.link_bytes_per_s,
+                "network_bytes_per_s": rate.network_bytes_per_s,
+                "rdma": shape.rdma,
+                "host_ram_bytes": None if rate.host_ram_bytes is None else int(rate.host_ram_bytes),
+                "vcpus": shape.vcpus,
+                "local_nvme_bytes": (
+                    None if shape.local_nvme_gb is None else int(shape.local_nvme_gb * GB)
+                ),
+                "network_assumed": rate.network_assumed,
+            }
+        )
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def offer_columns(offers: Sequence[PricedOffer], shapes: Sequence[Shape]) -> dict[str, list[Any]]:
+    """The offers as the columns of offers.parquet, numbered within the given shapes."""
+    index = {shape: number for number, shape in enumerate(shapes)}
+    kept = [offer for offer in offers if offer.shape in index]
+    kept.sort(key=lambda offer: (index[offer.shape], offer.provider, offer.instance_type, offer.region, offer.price_model))
+    names = (
+        "provider", "instance_type", "region", "price_model", "price_per_hour", "currency",
+        "usd_per_hour", "as_of", "source", "scope", "rankable", "unrankable_reason", "notes",
+    )  # fmt: skip
+    columns: dict[str, list[Any]] = {
+        "offer": list(range(len(kept))),
+        "shape": [index[offer.shape] for offer in kept],
+    }
+    for name in names:
+        columns[name] = [getattr(offer, name) for offer in kept]
+    return columns

@@ -1,0 +1,135 @@
+-- What each question can expect of each kind of node, whatever the prices: on a given kind, usd is
+-- node_hours times a price, so its best node_count and knobs do not depend on the price.
+--   role 'best'          the answer within the deadline, by the run's objective
+--   role 'best_on_spot'  the same with the extra time of spot machines, where it differs
+-- and where a kind has no answer, what came closest on it:
+--   role 'late_cheapest', 'late_fastest'   past the deadline: fewest node hours, fewest hours
+--   role 'gpu_memory', 'host_memory'       smallest overshoot of that memory
+--   role 'unsupported'                     the hardware lacks what was asked
+-- With objective hours and a budget the price decides how many nodes can be afforded: every setup
+-- then keeps a 'best' of its own. A table, not a view: it is what makes ranking fast.
+CREATE OR REPLACE VIEW weighed AS
+SELECT
+    s.question,
+    s.shape,
+    CASE WHEN r.objective = 'hours' AND r.max_usd IS NOT NULL THEN s.setup ELSE 0 END AS apart,
+    s.verdict,
+    s.hours,
+    s.node_hours,
+    s.setup,
+    s.knob,
+    s.peak_gib / s.limit_gib AS gpu_ratio,
+    s.host_ram_needed_gib / s.host_ram_gib AS host_ratio,
+    s.hours <= coalesce(r.deadline_hours, 'infinity') AS in_time,
+    s.hours * (1 + r.spot_overhead) <= coalesce(r.deadline_hours, 'infinity') AS in_time_on_spot,
+    CASE WHEN r.objective = 'hours' THEN s.hours ELSE s.node_hours END AS weight
+FROM scenarios AS s
+CROSS JOIN run AS r;
+
+-- A weight in millionths and the scenario behind it in one number: the least is the same whatever
+-- the number of threads, and comparing it costs a third of comparing structs.
+CREATE OR REPLACE MACRO ordered(weight, setup, knob) AS
+CAST(least(weight, 1e12) * 1e6 AS HUGEINT) * CAST(18446744073709551616 AS HUGEINT)
++ (CAST(setup AS HUGEINT) * 4294967296 + knob);
+
+CREATE OR REPLACE MACRO packed(setup, knob) AS (CAST(setup AS UBIGINT) << 32) | knob;
+
+CREATE OR REPLACE TABLE best_by_shape AS
+WITH chosen AS (
+    SELECT
+        question,
+        shape,
+        apart,
+        arg_min(packed(setup, knob), ordered(weight, setup, knob)) AS scenario,
+        arg_min(hours, ordered(weight, setup, knob)) AS hours
+    FROM weighed
+    WHERE verdict = 0 AND in_time
+    GROUP BY question, shape, apart
+)
+
+SELECT
+    question,
+    shape,
+    'best' AS role,
+    CAST(scenario >> 32 AS UINTEGER) AS setup,
+    CAST(scenario & 4294967295 AS UINTEGER) AS knob,
+    hours
+FROM chosen;
+
+INSERT INTO best_by_shape
+WITH on_spot AS (
+    SELECT
+        w.question,
+        w.shape,
+        w.apart,
+        arg_min(packed(w.setup, w.knob), ordered(w.weight, w.setup, w.knob)) AS scenario,
+        arg_min(w.hours, ordered(w.weight, w.setup, w.knob)) AS hours
+    FROM weighed AS w
+    SEMI JOIN (
+        SELECT
+            b.question,
+            b.shape
+        FROM best_by_shape AS b
+        CROSS JOIN run AS r
+        WHERE b.hours * (1 + r.spot_overhead) > r.deadline_hours
+    ) AS strained ON strained.question = w.question AND strained.shape = w.shape
+    WHERE w.verdict = 0 AND w.in_time_on_spot
+    GROUP BY w.question, w.shape, w.apart
+)
+
+SELECT
+    question,
+    shape,
+    'best_on_spot',
+    CAST(scenario >> 32 AS UINTEGER),
+    CAST(scenario & 4294967295 AS UINTEGER),
+    hours
+FROM on_spot;
+
+INSERT INTO best_by_shape
+WITH unanswered AS (
+    SELECT
+        q.question,
+        s.shape
+    FROM questions AS q
+    CROSS JOIN (SELECT DISTINCT shape FROM setups) AS s
+    ANTI JOIN best_by_shape AS b ON b.question = q.question AND b.shape = s.shape
+),
+
+misses AS (
+    SELECT
+        w.*,
+        unnest(
+            CASE verdict
+                WHEN 0 THEN [
+                    struct_pack(role := 'late_cheapest', miss := node_hours),
+                    struct_pack(role := 'late_fastest', miss := hours)
+                ]
+                WHEN 1 THEN [struct_pack(role := 'gpu_memory', miss := gpu_ratio)]
+                WHEN 2 THEN [struct_pack(role := 'host_memory', miss := host_ratio)]
+                ELSE [struct_pack(role := 'unsupported', miss := CAST(0 AS DOUBLE))]
+            END
+        ) AS as_a
+    FROM weighed AS w
+    SEMI JOIN unanswered AS u ON u.question = w.question AND u.shape = w.shape
+),
+
+closest AS (
+    SELECT
+        question,
+        shape,
+        as_a.role AS role,
+        arg_min(packed(setup, knob), ordered(coalesce(as_a.miss, 0), setup, knob)) AS scenario,
+        arg_min(coalesce(hours, 0), ordered(coalesce(as_a.miss, 0), setup, knob)) AS hours
+    FROM misses
+    GROUP BY question, shape, as_a.role
+)
+
+SELECT
+    question,
+    shape,
+    role,
+    CAST(scenario >> 32 AS UINTEGER),
+    CAST(scenario & 4294967295 AS UINTEGER),
+    nullif(hours, 0)
+FROM closest;

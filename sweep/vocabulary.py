@@ -1,0 +1,30 @@
+"""The closed vocabularies shared by specs, catalogs, tables and SQL: one spelling for one thing."""
+
+from __future__ import annotations
+
+TASKS = ("train",)
+METHODS = ("full", "lora", "qlora")
+# How trained weights and arithmetic are held: "bf16" is pure bf16 (weights, gradients and states);
+# "bf16-mixed" and "fp16-mixed" keep fp32 weights and run under autocast; "fp32" is fp32 throughout.
+PRECISIONS = ("bf16", "bf16-mixed", "fp16-mixed", "fp32")
+# How the frozen base of QLoRA is stored. "none" for other methods.
+QUANTIZATIONS = ("none", "nf4", "nf4-double", "int8")
+LORA_TARGETS = ("none", "attention-qv", "attention", "all-linear")
+OPTIMIZERS = (
+    "adamw-fused",
+    "adamw-foreach",
+    "adamw-8bit",
+    "paged-adamw-8bit",
+    "adafactor",
+    "lion",
+    "sgd",
+    "sgd-momentum",
+)
+CHECKPOINTING = ("none", "selective", "full")
+ATTENTION = ("eager", "flash")
+CROSS_ENTROPY = ("plain", "fused", "fused-linear")
+ZERO_STAGES = (0, 1, 2, 3)
+OFFLOADS = ("none", "optimizer-cpu", "params-cpu", "params-nvme")
+PRICE_MODELS = ("on_demand", "spot", "reserved_1y", "reserved_3y", "owned")
+OBJECTIVES = ("usd", "hours")
+KEEPS = ("best", "feasible", "all")
