@@ -48,7 +48,9 @@ _ALL = (
     _column("knob", "u32", "", "How the job is run: row of knobs; 4294967295 where none applies."),
     _column("offer", "u32?", "", "Dated price of a shape: row of offers."),
     # facts
-    _column("verdict", "u8", "", "0 fits, 1 gpu_memory, 2 host_memory, 3 unsupported."),
+    _column(
+        "verdict", "u8", "", "0 fits, 1 gpu_memory, 2 host_memory, 3 unsupported, 4 no_layout."
+    ),
     _column("seconds_per_token", "f32", "s", "Job time per trained token; 0 if unsupported."),
     _column("allocated_bytes", "f32", "bytes", "Peak of the fullest GPU's allocated tensors."),
     _column("device_bytes", "f32", "bytes", "Peak of the fullest GPU: tensors, caches, context."),
@@ -223,6 +225,10 @@ _ALL = (
     _column("short", "f64?", "need_unit", "need - have."),
     _column("short_ratio", "f64?", "ratio", "need / have."),
     _column("closest_by", "text", "", "What this row minimises among what that limit rejected."),
+    _column("place", "i32", "", "Order of a question's near misses: likeliest to be given way on."),
+    _column(
+        "role", "text", "", "best, best_on_spot, or what the shape's nearest miss is nearest in."
+    ),
 )
 COLUMNS: dict[str, Column] = {column.name: column for column in _ALL}
 assert len(COLUMNS) == len(_ALL), "a column is declared twice"
@@ -281,6 +287,59 @@ TABLE_TITLES: dict[str, str] = {
 }
 
 
+_SCENARIO = _names(
+    "question workload setup shape knob task model method seq_len images_per_sample image_size "
+    "train_tokens train_text_gb gpu gpus_per_node node_count gpu_count verdict_text hours "
+    "node_hours train_hours steps tokens_per_s tokens_per_s_per_gpu peak_gib usable_gib limit_gib "
+    "headroom_gib stack precision quantization lora_rank lora_target lora_dropout checkpointing "
+    "attention cross_entropy optimizer global_batch micro_batch dp gradient_accumulation "
+    "zero_stage offload tp pp cp ep sequence_parallel cpu_cores_needed cpu_cores cpu_ok "
+    "host_ram_needed_gib host_ram_gib host_ram_ok disk_needed_gb local_nvme_gb disk_ok "
+    "network_needed_gbps network_gbps network_ok link rdma network_assumed weights_bytes checkpoint_bytes "
+    "total_parameters active_parameters trained_parameters axes verdict seconds_per_token "
+    "allocated_bytes device_bytes host_bytes network_bytes_per_token"
+)
+_OFFER = _names(
+    "offer provider instance_type region price_model usd_per_hour price_per_hour currency as_of "
+    "source scope notes"
+)
+_COST = ("usd", "usd_per_million_tokens")
+_SHORT = _names("need have need_unit short short_ratio")
+VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "scenarios": ("A question, a setup and knobs: everything but prices.", _SCENARIO),
+    "priced": (
+        "Scenarios that fit in memory, with every ranked offer of their shape.",
+        (*_SCENARIO, *_OFFER, *_COST, "past_deadline", "over_budget"),
+    ),
+    "cheapest": (
+        "The first ten places of each question: one row a shape and kind of price.",
+        ("rank", *_SCENARIO, *_OFFER, "same_price", *_COST),
+    ),
+    "frontier": (
+        "Of each question, what nothing else is both cheaper and faster than.",
+        (*_SCENARIO, *_OFFER, "same_price", *_COST),
+    ),
+    "rejected": (
+        "Questions and setups without a scenario that fits in time: the nearest miss.",
+        (*_SCENARIO, "limit_name", *_SHORT),
+    ),
+    "nearest": (
+        "Questions without an answer: the nearest miss of each limit that failed.",
+        (
+            *_names("limit_name closest_by place"),
+            *_SCENARIO,
+            *_names("offer provider instance_type region price_model usd_per_hour as_of source"),
+            *_names("usd over_budget"),
+            *_SHORT,
+        ),
+    ),
+    "best_by_shape": (
+        "What a question can expect of a shape at any price; the table behind the rankings.",
+        _names("question shape role setup knob hours"),
+    ),
+}
+
+
 def arrow_schema(table: str) -> pa.Schema:
     """The Arrow schema of a stored table, with unit and description in each field's metadata."""
     import pyarrow as pa  # not needed by `sweep --help` and `sweep plan`
@@ -303,3 +362,45 @@ def arrow_schema(table: str) -> pa.Schema:
         nullable = column.nullable and name != table.removesuffix("s")
         fields.append(pa.field(name, types[column.dtype], nullable, metadata))
     return pa.schema(fields)
+
+
+_DOCS_HEAD = """# Columns of the results
+
+Generated from `sweep/columns.py` by `python -m sweep.columns > docs/columns.md`; do not edit.
+
+A column means the same wherever it appears: in the Parquet files of a run folder, in the views of
+`results.duckdb`, in SQL comments. Types: u8, u32, i32, i64 are integers, f32, f64 floats; `?`: may
+be null.
+
+## Files
+
+`facts/part-*.parquet` holds what the kernels decided, in small integer keys and measures; the other
+files describe the keys. Every file is named with its hash in `manifest.json`.
+"""
+
+
+def document() -> str:
+    """docs/columns.md: the files, the views, and every column with unit and meaning."""
+    lines = [_DOCS_HEAD]
+    lines += ["| table | a row is | columns |", "|---|---|---|"]
+    for name, names in TABLES.items():
+        lines.append(f"| `{name}` | {TABLE_TITLES[name]} | {_listed(names)} |")
+    lines += ["", "## Views", "", "| view | a row is | columns |", "|---|---|---|"]
+    for name, (title, names) in VIEWS.items():
+        listed = _listed(names)
+        if name != "scenarios":
+            listed = listed.replace(_listed(_SCENARIO), "all of `scenarios`")
+        lines.append(f"| `{name}` | {title} | {listed} |")
+    lines += ["", "## Columns", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
+    for column in _ALL:
+        dtype = column.dtype + ("?" if column.nullable else "")
+        lines.append(f"| `{column.name}` | {dtype} | {column.unit} | {column.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+if __name__ == "__main__":
+    print(document(), end="")

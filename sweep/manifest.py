@@ -23,8 +23,8 @@ AGAIN = "run the same command again"
 class RunIdentity:
     """What the bytes of a run depend on.
 
-    `spec` is the canonical text of the spec; `catalogs_sha256` covers the catalogs that decide facts
-    (not the offers), `kernels_sha256` the sources of the kernels, `versions` the libraries.
+    `spec` is the canonical text of the spec, `catalogs_sha256` covers the catalogs that decide
+    facts (not the offers), `kernels_sha256` the kernels' sources, `versions` the libraries.
     """
 
     spec: str
@@ -136,7 +136,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def fault(folder: Path, entry: Entry, *, read: bool) -> str | None:
-    """What is wrong with a file of a run, or None; `read` also compares the SHA-256 of its bytes."""
+    """What is wrong with a file of a run, or None; `read` compares the SHA-256 of its bytes too."""
     path = folder / entry.file
     try:
         size = path.stat().st_size

@@ -15,7 +15,7 @@ LOCK_NAME = "run.lock"
 
 
 class RunLock:
-    """Held from construction to `release`. Raises RunError while another process lives and holds it.
+    """Held from construction to `release`. Raises RunError while another process holds it.
 
     The lock is the system's (flock), so a killed process leaves a file but no lock.
     """
@@ -44,7 +44,7 @@ class RunLock:
                 raise write_error(self._path, error) from error
             # Its former holder may have removed the file between our open and our lock.
             try:
-                current = os.stat(self._path).st_ino == os.fstat(handle).st_ino
+                current = self._path.stat().st_ino == os.fstat(handle).st_ino
             except FileNotFoundError:
                 current = False
             if current:

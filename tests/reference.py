@@ -34,7 +34,7 @@ def name_value(
     if name == "s":
         return values.get("s", knobs["seq_len"])
     if name == "E":
-        return values["E"] if feature == "T*E" else values["E"] / knobs["ep"]
+        return values["E"] if is_token_feature(feature) else values["E"] / knobs["ep"]
     if name in DIVIDED_BY_TP:
         return values[name] / knobs["tp"]
     if name in KEY_VALUE:
@@ -384,7 +384,9 @@ def loss_forward(sc: Scenario) -> float:
     if rule["cross_entropy"] == "fused-linear":
         return fused_linear_loss(sc)
     logits = local_vocab(sc) * tokens(sc)
-    return rule["hidden_forward"] * hidden_tokens(sc) + rule["logit_forward"] * logits
+    return rule["hidden_forward"] * hidden_tokens(sc) + (
+        rule["logit_forward"] + sc["model"]["softcap_bytes"]
+    ) * logits
 
 
 def loss_backward(sc: Scenario) -> float:
@@ -399,7 +401,9 @@ def loss_backward(sc: Scenario) -> float:
             + rule["activation_bytes"] * hidden_tokens(sc)
             + rule["head_grad_bytes"] * head_elements(sc)
         )
-    held = max(rule["logit_backward"] * logits, through_head)
+    held = max(
+        (rule["logit_backward"] + sc["model"]["softcap_bytes"]) * logits, through_head
+    )
     return rule["hidden_backward"] * hidden_tokens(sc) + held
 
 
@@ -536,7 +540,8 @@ def matmul_flop(sc: Scenario) -> float:
     active = over_groups(sc, lambda g: g["linear_active"] + g["expert_active"] / moe_efficiency)
     adapters = (3 + rule["recompute_matmul"]) * sc["model"]["adapter_active"]
     layers = 2 * layer_tokens(sc) / sc["knobs"]["tp"] * (passes * active + adapters)
-    return layers + 2 * tokens(sc) * (2 + rule["head_trained"]) * head_elements(sc)
+    tower = sc["knobs"]["micro_batch"] * sc["model"]["vision_flop"]
+    return layers + 2 * tokens(sc) * (2 + rule["head_trained"]) * head_elements(sc) + tower
 
 
 def attention_flop(sc: Scenario) -> float:
@@ -625,7 +630,7 @@ def norm4(a: float, b: float) -> float:
 
 def shards_inside(sc: Scenario) -> float:
     """wi."""
-    return max(1, min(shards(sc), sc["setup"]["gpus_per_node"] / sc["knobs"]["tp"]))
+    return min(shards(sc), max(1, sc["setup"]["gpus_per_node"] // sc["knobs"]["tp"]))
 
 
 def inside_bytes(sc: Scenario, volume: float) -> float:
@@ -662,9 +667,8 @@ def volume_of_stage(sc: Scenario, st: Stage) -> tuple[float, float]:
 
 
 def shard_volumes(sc: Scenario) -> tuple[float, float]:
-    """Of the stage that moves more, taken apart for the two."""
-    volumes = [volume_of_stage(sc, st) for st in stages(sc)]
-    return max(v for v, _ in volumes), max(v for _, v in volumes)
+    """Of the first stage."""
+    return volume_of_stage(sc, stages(sc)[0])
 
 
 def shard_latency_s(sc: Scenario, volume: float) -> float:
@@ -744,13 +748,8 @@ def pipeline_s(sc: Scenario) -> float:
     return over(pipeline_bytes(sc), ring_rate(sc, "pp")) + 2 * sc["stack"]["latency_s"]
 
 
-def stage_maximum(sc: Scenario, quantity: Callable[[Scenario, Stage], float]) -> float:
-    """A quantity of the stage with more of it."""
-    return max(quantity(sc, st) for st in stages(sc))
-
-
 def optimizer_s(sc: Scenario) -> float:
-    elements, setup, stack = stage_maximum(sc, local_elements), sc["setup"], sc["stack"]
+    elements, setup, stack = local_elements(sc, stages(sc)[0]), sc["setup"], sc["stack"]
     if not optimizer_offloaded(sc):
         return over(sc["rule"]["traffic_bytes"] * elements, setup["memory_rate"])
     host_traffic = stack["host_traffic_bytes"] * elements * setup["gpus_per_node"]
@@ -761,7 +760,8 @@ def optimizer_s(sc: Scenario) -> float:
 def fetch_s(sc: Scenario) -> float:
     """Bringing offloaded parameters in, each micro-batch."""
     setup = sc["setup"]
-    stored = stage_maximum(sc, lambda sc, st: weights(sc, st) + frozen(sc, st))
+    first = stages(sc)[0]
+    stored = weights(sc, first) + frozen(sc, first)
     if sc["knobs"]["offload"] == "params-cpu":
         return over(2 * stored, setup["pcie_rate"])
     if sc["knobs"]["offload"] == "params-nvme":
@@ -804,7 +804,8 @@ def step_seconds(sc: Scenario) -> dict[str, float]:
 def network_bytes(sc: Scenario) -> float:
     """Bytes through one node's network in one step."""
     per_micro, once = shard_volumes(sc)
-    rings = {"cp": context_bytes(sc), "ep": expert_bytes(sc), "pp": pipeline_bytes(sc)}
+    routed = sc["stack"]["moe_imbalance"] * expert_bytes(sc)
+    rings = {"cp": context_bytes(sc), "ep": routed, "pp": pipeline_bytes(sc)}
     crossing = sum(volume for name, volume in rings.items() if not ring_inside(sc, name))
     each = between_bytes(sc, per_micro) + sc["setup"]["gpus_per_node"] * crossing
     return rounds(sc) * each + between_bytes(sc, once)
@@ -835,11 +836,12 @@ def evaluate(scenario: Scenario) -> dict[str, Any]:
     """Decides one scenario; times of an unsupported one are 0."""
     sc = scenario
     by_stage = {st.name: phases(sc, st) for st in stages(sc)}
+    decisive = max(stages(sc), key=lambda st: device_bytes(sc, st))
     result: dict[str, Any] = {
         "verdict": verdict(sc),
         "seconds_per_token": 0.0,
         "step_s": 0.0,
-        "allocated_bytes": max(max(of_stage.values()) for of_stage in by_stage.values()),
+        "allocated_bytes": max(by_stage[decisive.name].values()),
         "device_bytes": max(device_bytes(sc, st) for st in stages(sc)),
         "host_bytes": host_bytes(sc),
         "network_bytes_per_step": network_bytes(sc),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sweep import sink
-from sweep.columns import NO_KNOB
+from sweep.columns import NO_KNOB, VERDICTS
 from sweep.manifest import Manifest, RunIdentity
 
 GIB = 1024.0**3
@@ -132,8 +132,9 @@ def knob_columns(ids: np.ndarray) -> dict[str, Any]:
 def offer_columns(count: int, shapes: int, rng: np.random.Generator) -> dict[str, Any]:
     """Offers: some spot, some not rankable, some of shapes the run does not know."""
     shape = np.arange(count) % (shapes + 1)
-    price_model = [("on_demand", "on_demand", "spot", "reserved_1y")[i] for i in
-                   rng.integers(0, 4, count)]
+    price_model = [
+        ("on_demand", "on_demand", "spot", "reserved_1y")[i] for i in rng.integers(0, 4, count)
+    ]
     usd = rng.integers(100, 4000, count) / 100
     rankable = rng.random(count) < 0.9
     return {
@@ -161,8 +162,8 @@ def fact_columns(
     """One row for each workload and setup: two thirds fit, the rest fail in three ways."""
     count = len(setups["setup"])
     rows = len(workloads) * count
-    verdict = rng.choice(np.array([0, 0, 0, 0, 1, 1, 2, 3], np.uint8), rows)
-    unsupported = verdict == 3
+    verdict = rng.choice(np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 4], np.uint8), rows)
+    unsupported = verdict >= 3
     usable = np.tile(np.array(setups["usable_bytes"], np.float32), len(workloads))
     share = np.where(verdict == 1, 0.95 + rng.random(rows), 0.94 * rng.random(rows))
     gpus = np.tile(np.asarray(setups["gpu_count"], np.float64), len(workloads))
@@ -202,7 +203,7 @@ def write_run(
         chunks = np.array_split(np.arange(workloads, dtype=np.uint32), parts)
         for index, chunk in enumerate(chunks):
             columns = facts[index] if facts else fact_columns(chunk, setups, rng, knobs)
-            counts = np.bincount(columns["verdict"], minlength=4)
+            counts = np.bincount(columns["verdict"], minlength=len(VERDICTS))
             run.write_part(index, columns, 10 * len(columns["verdict"]), counts)
         rng = np.random.default_rng(seed + 1)
         run.write_table("workloads", workload_columns(workloads, rng))

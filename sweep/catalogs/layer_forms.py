@@ -246,7 +246,7 @@ class FormBook:
         """The forms of a variant, or None when the family is unknown."""
         if variant in self._traced:
             exact = self._traced[variant]
-            if variant.checkpointing == "none" or exact.backward:
+            if exact.backward:
                 return exact
         if variant.family not in self._families:
             return None

@@ -224,7 +224,8 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     forward, backward = loss_head_bytes(
         program.cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, tp,
         program.head_trained, program.hidden_forward, program.hidden_backward,
-        program.logit_forward, program.logit_backward, program.logit_grad,
+        program.logit_forward + model.softcap_bytes, program.logit_backward + model.softcap_bytes,
+        program.logit_grad,
         program.activation_bytes, program.head_grad_bytes,
     )  # fmt: skip
 

@@ -51,6 +51,7 @@ class Models(NamedTuple):
     tied: np.ndarray  # 0 or 1
     rotary_dim: np.ndarray
     kv_heads: np.ndarray
+    softcap_bytes: np.ndarray  # more bytes a logit where logits are soft-capped
     experts_per_token: np.ndarray
     moe_layers: np.ndarray
     group_count: np.ndarray  # [M, 2] layers

@@ -41,6 +41,10 @@ def _split_of(feature: str) -> int:
     return REPLICATED
 
 
+# A soft-cap on the logits (Gemma-2) makes one more 16-bit copy of them live: traced 12 and 14 bytes a
+# logit in forward and backward where a head without has 10 and 12 (hf-trace-2026).
+SOFTCAP_BYTES = 2.0
+
 FEATURE_SPLIT = np.array([_split_of(feature) for feature in FEATURES], np.int64)
 FEATURE_TOKEN = np.array(TOKEN_FEATURES, np.int64)
 FEATURE_BY_SEQ = np.array(["s" in feature.split("*") for feature in FEATURES], np.int64)
@@ -149,6 +153,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         tied=np.zeros(rows, np.int64),
         rotary_dim=np.zeros(rows),
         kv_heads=np.zeros(rows, np.int64),
+        softcap_bytes=np.zeros(rows),
         experts_per_token=np.zeros(rows),
         moe_layers=np.zeros(rows),
         group_count=np.zeros(pair, np.int64),
@@ -173,6 +178,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         latent_dim = model.qk_rope_head_dim
         table.rotary_dim[row] = (latent_dim or model.head_dim or 0) if rotary else 0
         table.kv_heads[row] = model.num_key_value_heads
+        table.softcap_bytes[row] = SOFTCAP_BYTES if model.model_type == "gemma2" else 0.0
         table.experts_per_token[row] = model.experts_per_token or 0
         table.moe_layers[row] = sum(
             g.group.count for g in shape.groups if g.group.experts_per_token

@@ -4,8 +4,9 @@
 --   role 'best_on_spot'  the same with the extra time of spot machines, where it differs
 -- and where a kind has no answer, what came closest on it:
 --   role 'late_cheapest', 'late_fastest'   past the deadline: fewest node hours, fewest hours
+--        (with a budget also where there is an answer: it may turn out too expensive)
 --   role 'gpu_memory', 'host_memory'       smallest overshoot of that memory
---   role 'unsupported'                     the hardware lacks what was asked
+--   role 'unsupported', 'no_layout'        the hardware lacks what was asked, no knobs divide it
 -- With objective hours and a budget the price decides how many nodes can be afforded: every setup
 -- then keeps a 'best' of its own. A table, not a view: it is what makes ranking fast.
 CREATE OR REPLACE VIEW weighed AS
@@ -107,11 +108,14 @@ misses AS (
                 ]
                 WHEN 1 THEN [struct_pack(role := 'gpu_memory', miss := gpu_ratio)]
                 WHEN 2 THEN [struct_pack(role := 'host_memory', miss := host_ratio)]
-                ELSE [struct_pack(role := 'unsupported', miss := CAST(0 AS DOUBLE))]
+                WHEN 3 THEN [struct_pack(role := 'unsupported', miss := CAST(0 AS DOUBLE))]
+                ELSE [struct_pack(role := 'no_layout', miss := CAST(0 AS DOUBLE))]
             END
         ) AS as_a
     FROM weighed AS w
-    SEMI JOIN unanswered AS u ON u.question = w.question AND u.shape = w.shape
+    LEFT JOIN unanswered AS u ON u.question = w.question AND u.shape = w.shape
+    CROSS JOIN run AS r
+    WHERE u.question IS NOT NULL OR (w.verdict = 0 AND NOT w.in_time AND r.max_usd IS NOT NULL)
 ),
 
 closest AS (
@@ -119,8 +123,8 @@ closest AS (
         question,
         shape,
         as_a.role AS role,
-        arg_min(packed(setup, knob), ordered(coalesce(as_a.miss, 0), setup, knob)) AS scenario,
-        arg_min(coalesce(hours, 0), ordered(coalesce(as_a.miss, 0), setup, knob)) AS hours
+        arg_min(packed(setup, knob), ordered(coalesce(as_a.miss, 'infinity'), setup, knob)) AS scenario,
+        arg_min(coalesce(hours, 0), ordered(coalesce(as_a.miss, 'infinity'), setup, knob)) AS hours
     FROM misses
     GROUP BY question, shape, as_a.role
 )

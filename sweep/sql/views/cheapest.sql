@@ -1,8 +1,24 @@
 -- The ranking of each question: one row for each kind of node and kind of price (spot or not) that
 -- works, at its best node_count and knobs and its cheapest offer. Rank 1 is the answer, rank 2 the
--- runner-up. Filters choose among offers before the ranking, so that ranks start at 1 again.
+-- runner-up. Filters apply before the ranking, so that ranks start at 1 again; * and ? are wildcards.
+CREATE OR REPLACE MACRO questions_among(models := '*', methods := '*') AS TABLE
+SELECT
+    q.*,
+    w.model,
+    w.method,
+    w.seq_len
+FROM questions AS q
+JOIN workloads AS w ON w.workload = q.workload
+WHERE lower(w.model) GLOB lower(models) AND lower(w.method) GLOB lower(methods);
+
 CREATE OR REPLACE MACRO payable_among(
-    providers := '*', regions := '*', price_models := '*', instance_types := '*', gpus := '*'
+    models := '*',
+    methods := '*',
+    gpus := '*',
+    providers := '*',
+    regions := '*',
+    price_models := '*',
+    instance_types := '*'
 ) AS TABLE
 SELECT
     b.question,
@@ -17,6 +33,7 @@ SELECT
     CASE WHEN r.objective = 'hours' THEN job_usd ELSE job_hours END AS other_weight
 FROM best_by_shape AS b
 JOIN setups AS s ON s.setup = b.setup
+SEMI JOIN questions_among(models := models, methods := methods) AS q ON q.question = b.question
 JOIN
     best_offers_among(
         providers := providers,
@@ -35,11 +52,13 @@ WHERE
 -- A list of the least in place of a window over all: it takes a quarter of the time, and a filter
 -- on a model or a question reaches the facts through it.
 CREATE OR REPLACE MACRO cheapest_among(
+    models := '*',
+    methods := '*',
+    gpus := '*',
     providers := '*',
     regions := '*',
     price_models := '*',
     instance_types := '*',
-    gpus := '*',
     places := 10
 ) AS TABLE
 WITH lists AS (
@@ -58,11 +77,13 @@ WITH lists AS (
             places
         ) AS best
     FROM payable_among(
+        models := models,
+        methods := methods,
+        gpus := gpus,
         providers := providers,
         regions := regions,
         price_models := price_models,
-        instance_types := instance_types,
-        gpus := gpus
+        instance_types := instance_types
     )
     GROUP BY question
 ),

@@ -1,7 +1,13 @@
 -- Cost against time: of each question the setups, each at its cheapest offer (spot or not), than
 -- which no other is both cheaper and faster. Fastest first.
 CREATE OR REPLACE MACRO frontier_among(
-    providers := '*', regions := '*', price_models := '*', instance_types := '*', gpus := '*'
+    models := '*',
+    methods := '*',
+    gpus := '*',
+    providers := '*',
+    regions := '*',
+    price_models := '*',
+    instance_types := '*'
 ) AS TABLE
 WITH payable AS (
     SELECT
@@ -23,6 +29,8 @@ WITH payable AS (
     CROSS JOIN run AS r
     WHERE
         s.verdict = 0
+        AND lower(s.model) GLOB lower(models)
+        AND lower(s.method) GLOB lower(methods)
         AND lower(s.gpu) GLOB lower(gpus)
         AND s.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')
         AND usd <= coalesce(r.max_usd, 'infinity')

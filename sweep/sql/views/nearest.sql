@@ -1,9 +1,10 @@
 -- Of each question that has no answer, the setups that come nearest to one, a row for each limit:
---   past_deadline  the cheapest without the deadline, and the fastest (closest_by usd, hours)
+--   past_deadline  the cheapest without the deadline, and the fastest (closest_by usd, hours);
+--                  within the budget if there is one that is
 --   over_budget    the cheapest within the deadline
 --   no_price       what would work but is not sold in a ranked offer
 --   gpu_memory, host_memory   the smallest overshoot
---   unsupported    where the hardware lacks what was asked everywhere
+--   unsupported, no_layout    the hardware lacks what was asked, no knobs divide the job over it
 -- The order of that list is the order of `place`: what is likeliest to be given way on, first.
 CREATE OR REPLACE VIEW nearest AS
 WITH answered AS (
@@ -31,7 +32,8 @@ priced_rows AS (
         o.time_factor,
         b.hours * o.time_factor AS job_hours,
         b.hours * o.time_factor * b.node_count * o.usd_per_hour AS job_usd,
-        coalesce(job_hours > r.deadline_hours, false) AS late
+        coalesce(job_hours > r.deadline_hours, false) AS late,
+        coalesce(job_usd > r.max_usd, false) AS over_budget
     FROM open_rows AS b
     JOIN best_offers_among() AS o ON o.shape = b.shape
     CROSS JOIN run AS r
@@ -45,6 +47,7 @@ candidates AS (
         knob,
         offer,
         time_factor,
+        over_budget,
         unnest(
             CASE WHEN late THEN [
                 struct_pack(place := 1, limit_name := 'past_deadline', by := 'usd', miss := job_usd),
@@ -64,6 +67,7 @@ candidates AS (
         b.knob,
         NULL,
         1,
+        false,
         CASE b.role
             WHEN 'gpu_memory' THEN struct_pack(
                 place := 6,
@@ -79,6 +83,9 @@ candidates AS (
             )
             WHEN 'unsupported' THEN struct_pack(
                 place := 8, limit_name := 'unsupported', by := 'setup', miss := 0
+            )
+            WHEN 'no_layout' THEN struct_pack(
+                place := 9, limit_name := 'no_layout', by := 'setup', miss := 0
             )
             WHEN 'best' THEN struct_pack(
                 place := 4, limit_name := 'no_price', by := 'node_hours', miss := b.hours * b.node_count
@@ -104,7 +111,8 @@ closest AS (
         c.place AS place,
         min(
             struct_pack(
-                miss := c.miss,
+                over_budget := over_budget,
+                miss := coalesce(c.miss, 'infinity'),
                 setup := setup,
                 knob := knob,
                 offer := offer,
@@ -150,6 +158,7 @@ SELECT
     o.as_of,
     o.source,
     d.node_hours * d.time_factor * o.usd_per_hour AS usd,
+    coalesce(usd > r.max_usd, false) AS over_budget,
     CASE d.limit_name
         WHEN 'past_deadline' THEN d.hours * d.time_factor
         WHEN 'over_budget' THEN usd

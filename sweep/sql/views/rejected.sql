@@ -18,8 +18,9 @@ SELECT
     END AS have,
     CASE s.verdict_text
         WHEN 'past_deadline' THEN 'hours'
-        WHEN 'unsupported' THEN ''
-        ELSE 'GiB'
+        WHEN 'gpu_memory' THEN 'GiB'
+        WHEN 'host_memory' THEN 'GiB'
+        ELSE ''
     END AS need_unit,
     need - have AS short,
     need / have AS short_ratio

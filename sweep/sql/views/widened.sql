@@ -79,7 +79,8 @@ SELECT
         WHEN verdict = 0 THEN 'fits'
         WHEN verdict = 1 THEN 'gpu_memory'
         WHEN verdict = 2 THEN 'host_memory'
-        ELSE 'unsupported'
+        WHEN verdict = 3 THEN 'unsupported'
+        ELSE 'no_layout'
     END AS verdict_text,
     hours,
     hours * node_count AS node_hours,

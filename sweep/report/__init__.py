@@ -1,0 +1,1 @@
+"""Rows into what people read: terminal tables; no SQL, no maths."""

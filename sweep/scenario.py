@@ -1,0 +1,88 @@
+"""One scenario evaluated alone, by the same kernels a sweep runs: for `explain`, estimates and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweep.catalogs.stacks import StackBook
+from sweep.kernels.candidate import evaluate, layer_lines, step_seconds
+from sweep.kernels.tables import QUANTITIES, Quantity, pack
+from sweep.plan.cases import Case, build_case, case_table
+from sweep.plan.layouts import Layout
+from sweep.plan.programs import Program, program_table, stack_table
+from sweep.plan.setups import SetupRates
+from sweep.plan.shapes import ModelShape, model_table
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One model, program and layout on a number of GPUs."""
+
+    shape: ModelShape
+    program: Program
+    layout: Layout
+    seq_len: int
+    global_batch: int
+    micro_batch: int
+    gpus: int
+    gpus_per_node: int
+    vision_flop: float = 0.0
+
+    @property
+    def dp(self) -> int:
+        """Data-parallel ranks."""
+        return self.gpus // (self.layout.tp * self.layout.pp * self.layout.cp)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every quantity of a scenario by name (see kernels.tables.Quantity), its case and form bases."""
+
+    quantities: Mapping[str, float]
+    case: Case
+    basis: tuple[str, ...]
+    array: np.ndarray
+
+    def step_seconds(self, rates: SetupRates, dtype: int) -> float:
+        """Seconds of one step on a setup; inf when it lacks the compute dtype."""
+        peak = rates.peaks[dtype]
+        return float(
+            step_seconds(
+                self.array,
+                np.inf if peak is None else 1.0 / peak,
+                1.0 / rates.attention_flop_per_s,
+                1.0 / rates.hbm_bytes_per_s,
+                1.0 / rates.link_bytes_per_s,
+                1.0 / rates.network_bytes_per_s,
+                1.0 / rates.pcie_bytes_per_s,
+            )
+        )
+
+
+def evaluate_scenario(scenario: Scenario, book: StackBook) -> Evaluation:
+    """Evaluate one scenario: bytes by phase, FLOP and bytes moved, as the kernels compute them."""
+    program = scenario.program
+    case = build_case(scenario.shape, program, scenario.seq_len, book)
+    cases, forms, basis = case_table([case], [0], book)
+    models, features = model_table([scenario.shape])
+    model = pack(models)[0]
+    row = pack(program_table([program], [program.stack], book))[0]
+    stack = pack(stack_table([program.stack], book))[0]
+    record = pack(cases)[0]
+    tp, pp, cp, ep, sequence = scenario.layout
+    lines = np.empty((3 + 2 * forms.backward.shape[1], 3))
+    count = layer_lines(
+        lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp, ep,
+        int(sequence), row["checkpointed"],
+    )  # fmt: skip
+    out = np.zeros(QUANTITIES)
+    evaluate(
+        out, lines, count, model, row, record, stack, scenario.seq_len, scenario.vision_flop,
+        scenario.global_batch, scenario.micro_batch, scenario.gpus, scenario.gpus_per_node,
+        scenario.dp, tp, pp, cp, ep, int(sequence),
+    )  # fmt: skip
+    names = {quantity.name.lower(): float(out[quantity]) for quantity in Quantity}
+    return Evaluation(names, case, tuple(basis), out)

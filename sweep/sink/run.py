@@ -1,0 +1,201 @@
+"""A run folder being written: parts and tables as they come, the manifest last."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from sweep.columns import DIMENSIONS, FACTS, VERDICTS
+from sweep.errors import RunError
+from sweep.manifest import (
+    AGAIN,
+    FORMAT,
+    MANIFEST_NAME,
+    Entry,
+    Manifest,
+    Part,
+    RunIdentity,
+    fault,
+    read_json,
+    write_durably,
+    write_error,
+)
+from sweep.run_lock import RunLock
+from sweep.sink import folder as folders
+from sweep.sink.encode import Columns, encode, pack_ids, unpack_ids
+from sweep.sink.folder import part_file, receipt_file
+
+
+class Run:
+    """A run folder being written; made by `open_run`, freed by `with` or `close`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: RunIdentity,
+        part_count: int,
+        lock: RunLock,
+        done: list[Part],
+        finished: Manifest | None,
+    ) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.part_count = part_count
+        self.started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        self._clock = time.monotonic()
+        self._lock = lock
+        self._parts = {part.index: part for part in done}
+        # Parts of an earlier process whose bytes are yet to be compared with their hashes.
+        self._unread = frozenset(self._parts) if finished is None else frozenset()
+        self.finished = finished
+        self._tables: dict[str, Entry] = {}
+        self._guard = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; what is finished stays for the next run."""
+        self._lock.release()
+
+    @property
+    def finished_parts(self) -> set[int]:
+        """Indices of the parts that need no computing."""
+        with self._guard:
+            return set(self._parts)
+
+    @property
+    def finished_scenarios(self) -> int:
+        """Scenarios the finished parts have decided."""
+        with self._guard:
+            return sum(part.scenarios for part in self._parts.values())
+
+    def write_part(
+        self, index: int, columns: Columns, scenarios: int, verdicts: Sequence[int] | np.ndarray
+    ) -> None:
+        """Write one part of the facts; any thread. `verdicts` counts scenarios by code.
+
+        `columns` holds one array for each column of the facts, ordered by workload, setup, knob;
+        the bytes depend on nothing else. Raises RunError if the disk or the folder fails.
+        """
+        if not 0 <= index < self.part_count:
+            raise ValueError(f"part {index} of {self.part_count}")
+        counts = {name: int(count) for name, count in zip(VERDICTS, verdicts, strict=True)}
+        data, entry = encode(FACTS, part_file(index), columns)
+        write_durably(self.folder / entry.file, data)
+        part = Part(
+            **dataclasses.asdict(entry), index=index, scenarios=int(scenarios), verdicts=counts
+        )
+        receipt = {"format": FORMAT, **dataclasses.asdict(part), "knobs": pack_ids(columns["knob"])}
+        write_durably(self.folder / receipt_file(index), json.dumps(receipt).encode())
+        with self._guard:
+            self._parts[index] = part
+
+    def write_table(self, name: str, columns: Columns) -> None:
+        """Write one dimension table. Raises RunError if the disk or the folder fails."""
+        data, entry = encode(name, f"{name}.parquet", columns)
+        write_durably(self.folder / entry.file, data)
+        with self._guard:
+            self._tables[name] = entry
+
+    def seen_knobs(self) -> np.ndarray:
+        """Ids of the knobs the finished parts mention, ascending, from their receipts."""
+        seen = np.zeros(0, dtype=np.uint32)
+        for index in sorted(self.finished_parts):
+            ids = unpack_ids(read_json(self.folder / receipt_file(index))["knobs"])
+            seen = np.union1d(seen, ids)
+        return seen
+
+    def commit(
+        self, knob_columns: Callable[[np.ndarray], Columns], *, threads: int = 0
+    ) -> Manifest:
+        """Write the knobs that facts mention, then the manifest: from here on the run is finished.
+
+        `knob_columns` gives the columns of the knob table for ascending ids. Parts of an earlier
+        process are read back and compared with their hashes. Raises RunError if a part is missing
+        or damaged (its receipt is removed, so that the next run recomputes it and nothing else).
+        """
+        self._require_parts()
+        self.write_table("knobs", knob_columns(self.seen_knobs()))
+        missing = [name for name in DIMENSIONS if name not in self._tables]
+        if missing:
+            raise ValueError(f"tables not written: {', '.join(missing)}")
+        parts = tuple(self._parts[index] for index in range(self.part_count))
+        tables = dict(sorted(self._tables.items()))
+        if self.finished and self.finished.parts == parts:
+            # Nothing was computed: what the manifest says of that stays, prices may be new.
+            manifest = dataclasses.replace(self.finished, tables=tables)
+            if manifest == self.finished:
+                return manifest
+        else:
+            manifest = Manifest(
+                engine_version=self.identity.engine_version,
+                spec=json.loads(self.identity.spec),
+                hashes=self.identity.hashes(),
+                versions=dict(self.identity.versions),
+                scenarios=sum(part.scenarios for part in parts),
+                rows=sum(part.rows for part in parts),
+                verdicts={name: sum(part.verdicts[name] for part in parts) for name in VERDICTS},
+                parts=parts,
+                tables=tables,
+                started=self.started,
+                seconds=round(time.monotonic() - self._clock, 3),
+                threads=threads,
+            )
+        write_durably(self.folder / MANIFEST_NAME, manifest.to_json().encode())
+        return manifest
+
+    def _require_parts(self) -> None:
+        left = sorted(set(range(self.part_count)) - self.finished_parts)
+        if left:
+            raise RunError(
+                f"{self.folder}: {len(left)} of {self.part_count} parts are missing, the first is "
+                f"{part_file(left[0])}; {AGAIN}: it computes only those"
+            )
+        damaged = []
+        for index in sorted(self._unread):
+            if found := fault(self.folder, self._parts[index], read=True):
+                (self.folder / receipt_file(index)).unlink(missing_ok=True)
+                damaged.append(f"{self.folder / part_file(index)}: {found}")
+        if damaged:
+            raise RunError("\n".join([*damaged, f"{AGAIN}: it recomputes only what is damaged"]))
+
+
+def open_run(folder: Path, identity: RunIdentity, *, part_count: int, resume: bool = True) -> Run:
+    """Take the folder for writing, new or with the finished parts of the same run.
+
+    With `resume` false the files of an earlier run in it are removed first, whatever it was. Raises
+    RunError if the folder is a file, not writable, in use, of another run or of a newer sweep, or
+    holds other files.
+    """
+    folder = Path(folder)
+    folders.make(folder)
+    lock = RunLock(folder)
+    try:
+        if not resume:
+            folders.clear(folder)
+        done, manifest = folders.take(folder, identity, part_count)
+        return Run(folder, identity, part_count, lock, done, manifest)
+    except OSError as error:
+        lock.release()
+        raise write_error(folder, error) from error
+    except BaseException:
+        lock.release()
+        raise

@@ -1,0 +1,170 @@
+"""The compiled kernels against the plain twin of docs/physics.md, scenario by scenario."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenarios import reference_scenario
+
+from sweep import engine
+from sweep.catalogs import Catalogs, load_catalogs
+from sweep.kernels.tables import Verdict
+from sweep.plan import Plan, build_plan
+from sweep.spec import load_spec
+
+VERDICTS = {
+    "fits": Verdict.FITS,
+    "gpu_memory": Verdict.GPU_MEMORY,
+    "host_memory": Verdict.HOST_MEMORY,
+    "unsupported": Verdict.UNSUPPORTED,
+}
+
+
+@pytest.fixture(scope="module")
+def catalogs() -> Catalogs:
+    return load_catalogs()
+
+
+@pytest.fixture(scope="module")
+def plan(catalogs: Catalogs) -> Plan:
+    return build_plan(load_spec(Path(__file__).parent / "data/twin.toml"), catalogs)
+
+
+def scenarios_of(plan: Plan, w: int, k: int) -> dict[str, np.ndarray]:
+    """Every scenario of one workload on one class of setups."""
+    count = int(plan.candidates[w, k] * plan.class_sizes[k])
+    return engine.decide_scenarios(plan, engine.Chunk(w, w + 1, k, k + 1, count))
+
+
+def compare(plan: Plan, catalogs: Catalogs, rows: dict[str, np.ndarray], at: int) -> None:
+    scenario = reference_scenario(
+        plan,
+        catalogs.stacks,
+        int(rows["workload"][at]),
+        int(rows["setup"][at]),
+        int(rows["knob"][at]),
+    )
+    expected = reference.evaluate(scenario)
+    for name in ("allocated_bytes", "device_bytes", "host_bytes", "seconds_per_token"):
+        assert float(rows[name][at]) == pytest.approx(expected[name], rel=1e-5), name
+    tokens = scenario["knobs"]["global_batch"] * scenario["knobs"]["seq_len"]
+    network = expected["network_bytes_per_step"] / tokens
+    assert float(rows["network_bytes_per_token"][at]) == pytest.approx(network, rel=1e-5)
+    assert rows["verdict"][at] == VERDICTS[expected["verdict"]]
+
+
+def drawable(plan: Plan) -> list[tuple[int, int]]:
+    """Workloads and classes with scenarios, few enough to evaluate all of them."""
+    small = (plan.candidates > 0) & (plan.candidates * plan.class_sizes < 400_000)
+    return [(int(w), int(k)) for w, k in np.argwhere(small)][::7]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(pair=st.floats(0, 1, exclude_max=True), row=st.floats(0, 1, exclude_max=True))
+def test_kernel_equals_the_twin_on_drawn_scenarios(plan: Plan, catalogs: Catalogs, pair, row):
+    pairs = drawable(plan)
+    assert len(pairs) > 50
+    rows = scenarios_of(plan, *pairs[int(pair * len(pairs))])
+    compare(plan, catalogs, rows, int(row * len(rows["knob"])))
+
+
+def test_every_verdict_and_program_kind_occurs_in_what_is_drawn_from(plan: Plan):
+    kinds = {(p.stack, p.method, p.zero_stage, p.offload) for p in plan.programs}
+    assert len(kinds) > 20
+    seen: set[int] = set()
+    for w, k in drawable(plan)[::5]:
+        seen |= {int(verdict) for verdict in np.unique(scenarios_of(plan, w, k)["verdict"])}
+    assert seen == {
+        Verdict.FITS,
+        Verdict.GPU_MEMORY,
+        Verdict.HOST_MEMORY,
+        Verdict.UNSUPPORTED,
+    }
+
+
+@pytest.mark.parametrize("index", [0, 9, 20])
+def test_best_is_the_fastest_that_fits_among_all_scenarios(plan: Plan, index: int):
+    w, k = drawable(plan)[index]
+    pairs = engine.decide_pairs(plan, w, w + 1)
+    rows = scenarios_of(plan, w, k)
+    for setup in range(plan.tables.classes.first[k], plan.tables.classes.last[k]):
+        mine = rows["setup"] == setup
+        fits = mine & (rows["verdict"] == Verdict.FITS)
+        if not fits.any():
+            assert pairs["verdict"][setup] != Verdict.FITS
+            continue
+        fastest = rows["seconds_per_token"][fits].min()
+        assert pairs["verdict"][setup] == Verdict.FITS
+        assert pairs["seconds_per_token"][setup] == pytest.approx(fastest, rel=1e-6)
+        chosen = mine & (rows["knob"] == pairs["knob"][setup])
+        assert rows["seconds_per_token"][chosen] == pytest.approx(fastest, rel=1e-6)
+
+
+def test_exactly_full_fits_and_one_byte_less_does_not():
+    from sweep.kernels.decide import memory_verdict
+    from sweep.kernels.tables import (
+        DEVICE_LIMIT,
+        HOST_LIMIT,
+        OFFLOAD_LIMIT,
+        QUANTITIES,
+        SETUP_ROWS,
+        Quantity,
+    )
+
+    out = np.zeros(QUANTITIES)
+    out[Quantity.DEVICE] = 64.0 * 2**30
+    out[Quantity.HOST] = 100.0 * 2**30
+    limits = np.zeros((SETUP_ROWS, 3))
+    limits[DEVICE_LIMIT] = [64.0 * 2**30, 64.0 * 2**30 - 1.0, 64.0 * 2**30]
+    limits[HOST_LIMIT] = [100.0 * 2**30, 100.0 * 2**30, 100.0 * 2**30 - 1.0]
+    limits[OFFLOAD_LIMIT] = 0.0
+    assert [memory_verdict(out, 0, limits, i) for i in range(3)] == [
+        Verdict.FITS,
+        Verdict.GPU_MEMORY,
+        Verdict.HOST_MEMORY,
+    ]
+    assert memory_verdict(out, 1, limits, 0) == Verdict.HOST_MEMORY
+
+
+def test_the_race_and_the_plain_step_agree_and_keep_the_boundary(plan: Plan):
+    from sweep.kernels import decide
+    from sweep.kernels.tables import DEVICE_INVERSE, DEVICE_LIMIT
+
+    tables = plan.tables
+    k = int(np.argmax(plan.class_sizes))
+    lo, hi = int(tables.classes.first[k]), int(tables.classes.last[k])
+    counts = plan.candidates[0:1]
+    table, identity, lines, line_count = decide.scratch(
+        0, 1, tables.workloads, tables.splits, tables.forms, counts
+    )
+    found = decide.fill_candidates(
+        0, k, tables.workloads, plan.choices.table, tables.layouts, tables.splits, tables.models,
+        tables.features, tables.forms, tables.programs, tables.cases, tables.stacks,
+        tables.classes, len(plan.global_batches), lines, line_count, table, identity,
+    )  # fmt: skip
+    assert found == plan.candidates[0, k]
+    out = table[0].copy()
+    dtype, offload = int(identity[0, 1]), int(identity[0, 2])
+    setups = tables.setups.copy()
+    for limit, fits in ((out[decide._c.DEVICE], True), (out[decide._c.DEVICE] - 1.0, False)):
+        setups[DEVICE_LIMIT] = limit
+        setups[DEVICE_INVERSE] = 1.0 / limit
+        state = np.array([[math.inf], [-1.0], [math.inf], [0.0], [-1.0]]).repeat(hi - lo, axis=1)
+        decide.race(out, 0, dtype, offload, setups, lo, hi, state)
+        for j in range(hi - lo):
+            plain = decide.seconds_per_token(out, dtype, setups, lo + j)
+            if math.isinf(plain):
+                assert state[1, j] == -1.0
+            elif fits:
+                assert state[0, j] == pytest.approx(plain, rel=1e-12)
+                assert state[1, j] == 0.0
+            else:
+                assert state[1, j] == -1.0
+                assert state[4, j] == 0.0
+                assert state[2, j] > 1.0
