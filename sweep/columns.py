@@ -295,9 +295,9 @@ _SCENARIO = _names(
     "attention cross_entropy optimizer global_batch micro_batch dp gradient_accumulation "
     "zero_stage offload tp pp cp ep sequence_parallel cpu_cores_needed cpu_cores cpu_ok "
     "host_ram_needed_gib host_ram_gib host_ram_ok disk_needed_gb local_nvme_gb disk_ok "
-    "network_needed_gbps network_gbps network_ok link rdma network_assumed weights_bytes checkpoint_bytes "
-    "total_parameters active_parameters trained_parameters axes verdict seconds_per_token "
-    "allocated_bytes device_bytes host_bytes network_bytes_per_token"
+    "network_needed_gbps network_gbps network_ok link rdma network_assumed weights_bytes "
+    "checkpoint_bytes total_parameters active_parameters trained_parameters axes verdict "
+    "seconds_per_token allocated_bytes device_bytes host_bytes network_bytes_per_token"
 )
 _OFFER = _names(
     "offer provider instance_type region price_model usd_per_hour price_per_hour currency as_of "

@@ -87,6 +87,12 @@ class Hardware:
         Rule(bool),
         "Whether to rank price lists per GPU whose machine (CPU, RAM, network) is not known.",
     )
+    assume_network_gbps: float | None = setting(
+        None,
+        Rule(float, "Gb/s", above=0.0, high=1e5),
+        "Network of a node no source states, in each direction. Without it such machines are used "
+        "one at a time.",
+    )
     offers: tuple[str, ...] = setting(
         (), PATH_RULE, "CSV files of your own quotes, added to the catalog's offers.", many=True
     )

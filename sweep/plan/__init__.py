@@ -225,7 +225,8 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
     if not setups:
         raise PlanError(
             f"{spec.path}: hardware: no setup is left; every machine has more GPUs than "
-            f"max_gpus = {spec.hardware.max_gpus}, or node_counts are beyond what is owned"
+            f"max_gpus = {spec.hardware.max_gpus}, or node_counts are beyond what is owned, or no "
+            "source states the network of the machines (set assume_network_gbps, or allow 1 node)"
         )
     rates = [
         setup_rates(
@@ -233,6 +234,7 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
             hardware_shapes[setup.shape],
             catalogs.gpus[hardware_shapes[setup.shape].gpu],
             book,
+            spec.hardware.assume_network_gbps,
         )
         for setup in setups
     ]

@@ -73,6 +73,20 @@ def choose_models(spec: Spec, catalog: Mapping[str, Model]) -> dict[str, Model]:
     return chosen
 
 
+def named_model(key: str, entries: Sequence[str], catalog: Mapping[str, Model]) -> Model | None:
+    """The model of a key: from the catalog, or from a config.json among a spec's entries."""
+    if key in catalog:
+        return catalog[key]
+    from sweep.catalogs.hf_config import model_from_config
+
+    for entry in entries:
+        if is_model_path(entry) and Path(entry).exists():
+            model = model_from_config(Path(entry))
+            if model.key == key:
+                return model
+    return None
+
+
 def image_tokens(shape: ModelShape, size: str) -> tuple[int, int]:
     """Patches of one image and the decoder tokens they become; size like '1008x980' [pixels]."""
     vision = shape.counts.vision

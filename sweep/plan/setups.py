@@ -35,9 +35,8 @@ from sweep.kernels.tables import (
 from sweep.spec import Spec
 from sweep.units import GB, GBIT_PER_S_BYTES, GIB
 
-# Machines whose network no source states are taken to have this (marked network_assumed): what the
-# smallest multi-GPU machines of the catalog have.
-ASSUMED_NETWORK_GBPS = 10.0
+# Only ever used for nodes that work alone and so send nothing: any finite figure does.
+_ALONE_GBPS = 10.0
 
 
 class Shape(NamedTuple):
@@ -255,9 +254,17 @@ def list_setups(
     found = []
     for index, shape in enumerate(shapes):
         most = most_nodes[shape]
+        per_node = devices_per_node(shape, gpus)
+        gpu = gpus[shape.gpu]
         for nodes in spec.hardware.node_counts:
-            total = nodes * devices_per_node(shape, gpus)
-            if total <= spec.hardware.max_gpus and (most is None or nodes <= most):
+            total = nodes * per_node
+            reachable = (
+                nodes == 1
+                or shape.network_gbps is not None
+                or spec.hardware.assume_network_gbps is not None
+                or _joined_by_link(gpu, total, per_node)
+            )
+            if total <= spec.hardware.max_gpus and (most is None or nodes <= most) and reachable:
                 found.append(Setup(index, nodes))
 
     def order(setup: Setup) -> tuple[int, int, int]:
@@ -265,6 +272,11 @@ def list_setups(
         return per_node * setup.node_count, per_node, setup.shape
 
     return sorted(found, key=order)
+
+
+def _joined_by_link(gpu: Gpu, total: int, per_node: int) -> bool:
+    """Whether the GPUs' own link reaches beyond the node to all of the job (NVL72)."""
+    return gpu.link_bytes_per_s is not None and gpu.link_domain_gpus >= total > per_node
 
 
 def class_table(
@@ -300,7 +312,9 @@ class SetupRates(NamedTuple):
     host_ram_bytes: float | None
 
 
-def setup_rates(setup: Setup, shape: Shape, gpu: Gpu, book: StackBook) -> SetupRates:
+def setup_rates(
+    setup: Setup, shape: Shape, gpu: Gpu, book: StackBook, assumed_gbps: float | None = None
+) -> SetupRates:
     """Rates of one setup. Sources: GPU and efficiency catalogs; docs/physics.md section 5.
 
     A fast link counts only when it joins every GPU of the node; else collectives cross PCIe, staged
@@ -316,8 +330,8 @@ def setup_rates(setup: Setup, shape: Shape, gpu: Gpu, book: StackBook) -> SetupR
     link = gpu.link_bytes_per_s if joined else None
     link_rate = link or pcie * constants["p2p_free_share"]
     assumed = shape.network_gbps is None
-    network = (shape.network_gbps or ASSUMED_NETWORK_GBPS) * GBIT_PER_S_BYTES
-    if gpu.link_domain_gpus >= setup.node_count * per_node > per_node and link:
+    network = (shape.network_gbps or assumed_gbps or _ALONE_GBPS) * GBIT_PER_S_BYTES
+    if link and _joined_by_link(gpu, setup.node_count * per_node, per_node):
         network = link * per_node
         assumed = False
     bf16 = gpu.bf16_flop_per_s if gpu.bf16 else None

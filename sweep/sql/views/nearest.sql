@@ -100,9 +100,10 @@ candidates AS (
     ANTI JOIN (
         SELECT DISTINCT
             question,
-            setup
+            setup,
+            role
         FROM priced_rows
-    ) AS p ON p.question = b.question AND p.setup = b.setup
+    ) AS p ON p.question = b.question AND p.setup = b.setup AND p.role = b.role
 ),
 
 closest AS (

@@ -1,0 +1,77 @@
+"""How commands write: results and JSON to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sweep.cli import set_debug
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Where no terminal says how wide lines may be (a pipe, a file): wide enough to cut nothing.
+PIPE_COLUMNS = 160
+EXISTING_FOLDER = click.Path(path_type=str)
+
+
+def json_option(function: Any) -> Any:
+    """The option --json, which every command has, and --debug after the command's name."""
+    function = click.option(
+        "--debug", is_flag=True, is_eager=True, expose_value=False, callback=set_debug, hidden=True
+    )(function)
+    return click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")(function)
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, on stderr."""
+    click.echo(text, err=True)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it; what is not a number becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, dt.date | dt.datetime | dt.time):
+        return value.isoformat()
+    return str(value)
+
+
+def write_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    click.echo(json.dumps(_plain(value), indent=1, ensure_ascii=False))
+
+
+def columns() -> int:
+    """Characters a line of stdout may have: the terminal's, or COLUMNS, or what cuts nothing."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return max(shutil.get_terminal_size((80, 24)).columns, 40)
+    return PIPE_COLUMNS
+
+
+def console(width: int | None = None) -> Console:
+    """A console on stdout: colours on a terminal only, and none with NO_COLOR."""
+    from rich.console import Console
+
+    return Console(
+        file=sys.stdout,
+        width=width or columns(),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
