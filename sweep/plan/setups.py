@@ -37,6 +37,8 @@ from sweep.units import GB, GBIT_PER_S_BYTES, GIB
 
 # Only ever used for nodes that work alone and so send nothing: any finite figure does.
 _ALONE_GBPS = 10.0
+# Link domains from here on span the machines of a rack; smaller ones end at a machine.
+_RACK_SCALE_GPUS = 32
 
 
 class Shape(NamedTuple):
@@ -275,8 +277,12 @@ def list_setups(
 
 
 def _joined_by_link(gpu: Gpu, total: int, per_node: int) -> bool:
-    """Whether the GPUs' own link reaches beyond the node to all of the job (NVL72)."""
-    return gpu.link_bytes_per_s is not None and gpu.link_domain_gpus >= total > per_node
+    """Whether the GPUs' own link reaches beyond the node to all of the job.
+
+    Only a link made for a rack does (NVL72); bridges and the switch of a board join no two machines.
+    """
+    rack_scale = gpu.link_kind == "switch" and gpu.link_domain_gpus >= _RACK_SCALE_GPUS
+    return rack_scale and gpu.link_domain_gpus >= total > per_node
 
 
 def class_table(

@@ -25,7 +25,9 @@ from sweep.manifest import (
 from sweep.run_lock import LOCK_NAME
 
 IDENTITY_NAME = "identity.json"
-_DERIVED_FILES = ("results.duckdb", "views.sql")
+# Receipts have a folder of their own, so that readers of Parquet can be pointed at facts.
+_FOLDERS = ("facts", "receipts")
+_ROOT_FILES = (*(f"{table}.parquet" for table in DIMENSIONS), "results.duckdb", "views.sql")
 
 
 def part_file(index: int) -> str:
@@ -35,7 +37,7 @@ def part_file(index: int) -> str:
 
 def receipt_file(index: int) -> str:
     """Where a part's receipt lies: counts and hash, so that a resumed run need not read it."""
-    return f"facts/part-{index:05d}.json"
+    return f"receipts/part-{index:05d}.json"
 
 
 def make(folder: Path) -> None:
@@ -43,7 +45,7 @@ def make(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file; choose a folder for the results")
     try:
-        (folder / "facts").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder)
     except FileExistsError as error:
         raise RunError(f"{error.filename}: is a file; choose another folder") from error
@@ -78,9 +80,9 @@ def take(
             "part_count": part_count,
         }
         write_durably(path, json.dumps(content, indent=1).encode())
-    for pattern in (f"*{PARTIAL_SUFFIX}", f"facts/*{PARTIAL_SUFFIX}"):
-        for stray in folder.glob(pattern):
-            stray.unlink(missing_ok=True)
+    for name in _FOLDERS:
+        (folder / name).mkdir(exist_ok=True)
+    _remove_partial_files(folder)
     return done, manifest
 
 
@@ -124,21 +126,17 @@ def _refuse_other_run(folder: Path, identity: RunIdentity, part_count: int, fini
 
 
 def _refuse_other_files(folder: Path) -> None:
-    known = {LOCK_NAME, "facts"}
-    other = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name not in known
-        and not path.name.startswith(".")
-        and not path.name.endswith(PARTIAL_SUFFIX)
-    )
-    parts = [path for path in (folder / "facts").iterdir() if path.suffix != PARTIAL_SUFFIX]
-    if not other and not parts:
-        return
-    what = ", ".join(other[:3]) or "facts of an unknown run"
-    raise RunError(
-        f"{folder}: holds files that are no run of sweep ({what}); choose an empty or new folder"
-    )
+    known = {LOCK_NAME, *_FOLDERS, IDENTITY_NAME + PARTIAL_SUFFIX}
+    other = [path.name for path in folder.iterdir() if path.name not in known]
+    other = [name for name in other if not name.startswith(".")]
+    for name in _FOLDERS:
+        if (folder / name).is_dir():
+            other += [f"{name}/{path.name}" for path in (folder / name).iterdir()]
+    if other:
+        raise RunError(
+            f"{folder}: holds files that are no run of sweep ({', '.join(sorted(other)[:3])}); "
+            f"choose an empty or a new folder"
+        )
 
 
 def _finished_parts(folder: Path, part_count: int, manifest: Manifest | None) -> list[Part]:
@@ -166,8 +164,16 @@ def _any_fault(folder: Path, manifest: Manifest) -> bool:
 def clear(folder: Path) -> None:
     """Remove an earlier run's files, the manifest first, its identity last, and nothing else."""
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for pattern in ("part-*.parquet", "part-*.json", f"*{PARTIAL_SUFFIX}"):
-        for path in (folder / "facts").glob(pattern):
+    for name in _FOLDERS:
+        for path in (folder / name).glob("part-*"):
             path.unlink(missing_ok=True)
-    for name in (*(f"{table}.parquet" for table in DIMENSIONS), *_DERIVED_FILES, IDENTITY_NAME):
+    for name in (*_ROOT_FILES, IDENTITY_NAME):
         (folder / name).unlink(missing_ok=True)
+
+
+def _remove_partial_files(folder: Path) -> None:
+    for name in (*_ROOT_FILES, MANIFEST_NAME, IDENTITY_NAME):
+        (folder / (name + PARTIAL_SUFFIX)).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        for path in (folder / name).glob(f"part-*{PARTIAL_SUFFIX}"):
+            path.unlink(missing_ok=True)
