@@ -207,6 +207,28 @@ def test_a_damaged_manifest_costs_no_part(tmp_path: Path, content: str) -> None:
     assert write_run(tmp_path).parts == manifest.parts
 
 
+def test_a_damaged_identity_is_mended_from_the_manifest(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / "identity.json").write_text("{")
+    with sink.open_run(tmp_path, IDENTITY, part_count=3) as run:
+        assert run.finished_parts == {0, 1, 2}
+    (tmp_path / "manifest.json").unlink()
+    with sink.open_run(tmp_path, IDENTITY, part_count=3) as run:
+        assert run.finished_parts == {0, 1, 2}
+    (tmp_path / "identity.json").write_text("{")
+    with pytest.raises(RunError, match=r"identity\.json: is damaged.*--fresh"):
+        sink.open_run(tmp_path, IDENTITY, part_count=3)
+
+
+def test_starting_over_leaves_files_that_are_not_ours(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / "plan.xlsx").write_text("mine")
+    with sink.open_run(tmp_path, IDENTITY, part_count=2, resume=False) as run:
+        assert run.finished_parts == set()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"plan.xlsx", "identity.json", "facts", "receipts"}
+
+
 @pytest.mark.parametrize("content", ["", "{", "null", '{"sha256": 1}', '{"file": "x"}'])
 def test_a_damaged_receipt_costs_only_its_part(tmp_path: Path, content: str) -> None:
     with sink.open_run(tmp_path, IDENTITY, part_count=2) as run:

@@ -161,6 +161,11 @@ def _workload_table(
     )
 
 
+def windows_beyond(shape: ModelShape, seq_len: int) -> tuple[bool, ...]:
+    """Of each layer group, whether a sequence is longer than its attention window."""
+    return tuple(seq_len > group.window for group in shape.groups)
+
+
 class _CaseBook:
     """Builds each distinct case once: most programs share weights and forms."""
 
@@ -173,8 +178,7 @@ class _CaseBook:
 
     def row(self, shape: ModelShape, program: Program, program_row: int, seq_len: int) -> int:
         """The row of a model under a program; sequence length matters to sliding windows only."""
-        windows = [g.window for g in shape.groups]
-        beyond = tuple(seq_len > window for window in windows)
+        beyond = windows_beyond(shape, seq_len)
         key = (shape.model.key, program_row, beyond)
         if key not in self._rows:
             rule = rule_of(program, self._book)
@@ -267,22 +271,27 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
     signature_index: dict[Any, int] = {}
     signature_rows = []
     case_lists = []
+    known_lists: dict[Any, list[int]] = {}
     for workload in workloads:
         shape = shapes[workload.model]
-        signature = signature_of(shape.model, workload.seq_len, workload.fixed(LAYOUT_COLUMNS))
+        signature = signature_of(
+            shape.model, workload.seq_len, workload.fixed(LAYOUT_COLUMNS), values
+        )
         if signature not in signature_index:
             signature_index[signature] = len(signatures)
             signatures.append(signature)
         signature_rows.append(signature_index[signature])
         fixed = workload.fixed(PROGRAM_COLUMNS)
-        case_lists.append(
-            [
+        beyond = windows_beyond(shape, workload.seq_len)
+        same = (workload.model, workload.method, beyond, tuple(fixed.items()))
+        if same not in known_lists:
+            known_lists[same] = [
                 case_book.row(shape, program, row, workload.seq_len)
                 for row, program in enumerate(programs)
                 if program.method == workload.method
                 and all(getattr(program, name) == value for name, value in fixed.items())
             ]
-        )
+        case_lists.append(known_lists[same])
     choices = layout_choices(
         layouts, signatures, classes, rules, program_rules, micro_batches, global_batches
     )

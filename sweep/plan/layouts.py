@@ -26,22 +26,28 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Signature:
-    """What a layout's validity depends on in a model, its length and the layout axes of a workload."""
+    """What a layout's validity depends on in a workload: the degrees its model and length allow."""
 
-    heads: int
-    layers: int
-    experts: int
-    seq_len: int
+    tp: tuple[int, ...]
+    pp: tuple[int, ...]
+    cp: tuple[int, ...]
+    ep: tuple[int, ...]
     fixed: tuple[tuple[str, object], ...] = ()
 
 
-def signature_of(model: Model, seq_len: int, fixed: Mapping[str, object]) -> Signature:
-    """The signature of a workload; equal ones share their lists of layouts."""
+def signature_of(
+    model: Model, seq_len: int, fixed: Mapping[str, object], values: Mapping[str, tuple[int, ...]]
+) -> Signature:
+    """The signature of a workload; equal ones share their lists of layouts.
+
+    Heads split evenly over tp, layers fill pp stages, sequences split over cp, experts over ep.
+    """
+    heads, experts = model.num_attention_heads, model.num_experts or 0
     return Signature(
-        heads=model.num_attention_heads,
-        layers=model.num_hidden_layers,
-        experts=model.num_experts or 0,
-        seq_len=seq_len,
+        tp=tuple(tp for tp in values["tp"] if heads % tp == 0),
+        pp=tuple(pp for pp in values["pp"] if pp <= model.num_hidden_layers),
+        cp=tuple(cp for cp in values["cp"] if seq_len % cp == 0),
+        ep=tuple(ep for ep in values["ep"] if ep == 1 or (experts > 0 and experts % ep == 0)),
         fixed=tuple(sorted(fixed.items())),
     )
 
@@ -68,10 +74,10 @@ def is_valid(
     return (
         tp <= gpus_per_node
         and gpus_per_node % tp == 0
-        and signature.heads % tp == 0
-        and pp <= signature.layers
-        and signature.seq_len % cp == 0
-        and (ep == 1 or (signature.experts > 0 and signature.experts % ep == 0))
+        and tp in signature.tp
+        and pp in signature.pp
+        and cp in signature.cp
+        and ep in signature.ep
         and shards % ep == 0
         and (rule.tensor or tp == 1)
         and (rule.sequence or not sequence)
@@ -113,10 +119,17 @@ class LayoutChoices:
     pairs: np.ndarray  # [signature, class, rule, global batch, micro-batch axis value or all]
 
 
-def _valid_micro_batches(
-    micro_batches: Sequence[int], global_batch: int, data_parallel: int
+def _valid_pairs(
+    layouts: Sequence[Layout],
+    gpus: int,
+    micro_batches: Sequence[int],
+    global_batches: Sequence[int],
 ) -> np.ndarray:
-    return np.array([global_batch % (one * data_parallel) == 0 for one in micro_batches])
+    """(layout, micro-batch) pairs that divide a global batch evenly, by batch; the last column sums."""
+    data_parallel = np.array([gpus // (one.tp * one.pp * one.cp) for one in layouts], np.int64)
+    per_step = data_parallel[:, None] * np.array(micro_batches, np.int64)[None, :]
+    counts = np.array([(batch % per_step == 0).sum(axis=0) for batch in global_batches])
+    return np.concatenate([counts, counts.sum(axis=1, keepdims=True)], axis=1)
 
 
 def layout_choices(
@@ -135,33 +148,28 @@ def layout_choices(
     flat: list[int] = []
     # One more than the micro-batches: the last column counts all of them.
     pairs = np.zeros((*shape, len(global_batches), len(micro_batches) + 1), np.int64)
-    known: dict[tuple[object, ...], tuple[int, int]] = {}
-    valid_pairs: dict[tuple[int, int], np.ndarray] = {}
+    known: dict[tuple[int, ...], tuple[int, int]] = {}
+    counted: dict[tuple[int, tuple[int, ...]], np.ndarray] = {}
     for s, signature in enumerate(signatures):
         for k in range(len(classes.gpus)):
             gpus, per_node = int(classes.gpus[k]), int(classes.gpus_per_node[k])
             for r, rule in enumerate(rules):
-                found = [
+                found = tuple(
                     y
                     for y, layout in enumerate(layouts)
                     if is_valid(layout, signature, gpus, per_node, rule)
-                ]
-                key = tuple(found)
-                if key not in known:
-                    known[key] = (len(flat), len(flat) + len(found))
+                )
+                if found not in known:
+                    known[found] = (len(flat), len(flat) + len(found))
                     flat += found
-                first[s, k, r], last[s, k, r] = known[key]
-                for y in found:
-                    layout = layouts[y]
-                    data_parallel = gpus // (layout.tp * layout.pp * layout.cp)
-                    for b, global_batch in enumerate(global_batches):
-                        if (b, data_parallel) not in valid_pairs:
-                            valid_pairs[b, data_parallel] = _valid_micro_batches(
-                                micro_batches, global_batch, data_parallel
-                            )
-                        valid = valid_pairs[b, data_parallel]
-                        pairs[s, k, r, b, :-1] += valid
-                        pairs[s, k, r, b, -1] += int(valid.sum())
+                first[s, k, r], last[s, k, r] = known[found]
+                if not found:
+                    continue
+                if (gpus, found) not in counted:
+                    counted[gpus, found] = _valid_pairs(
+                        [layouts[y] for y in found], gpus, micro_batches, global_batches
+                    )
+                pairs[s, k, r] = counted[gpus, found]
     table = Choices(
         first=first,
         last=last,

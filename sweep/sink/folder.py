@@ -17,7 +17,6 @@ from sweep.manifest import (
     check_format,
     fault,
     load_manifest,
-    read_json,
     sync_folder,
     write_durably,
     write_error,
@@ -56,34 +55,42 @@ def make(folder: Path) -> None:
 
 
 def take(
-    folder: Path, identity: RunIdentity, part_count: int
+    folder: Path, identity: RunIdentity, part_count: int, *, fresh: bool = False
 ) -> tuple[list[Part], Manifest | None]:
     """Finished parts in the folder, and the manifest if this very run is finished and whole.
 
-    Marks a new folder as this run's. Raises RunError if it is another's.
+    Marks a new folder as this run's; with `fresh` also one of an earlier run, whose files it
+    removes. Raises RunError if the folder is another's.
     """
-    path = folder / IDENTITY_NAME
     manifest: Manifest | None = None
     done: list[Part] = []
-    if path.exists():
+    if not (folder / IDENTITY_NAME).exists():
+        _refuse_other_files(folder)
+        _write_identity(folder, identity, part_count)
+    elif fresh:
+        _clear(folder)
+        _write_identity(folder, identity, part_count)
+    else:
         manifest = _former_manifest(folder)
-        _refuse_other_run(folder, identity, part_count, manifest is not None)
+        _refuse_other_run(folder, identity, part_count, manifest)
+        _write_identity(folder, identity, part_count)
         done = _finished_parts(folder, part_count, manifest)
         if manifest and (len(done) < part_count or _any_fault(folder, manifest)):
             manifest = None
-    else:
-        _refuse_other_files(folder)
-        content = {
-            "format": FORMAT,
-            "engine_version": identity.engine_version,
-            "hashes": identity.hashes(),
-            "part_count": part_count,
-        }
-        write_durably(path, json.dumps(content, indent=1).encode())
     for name in _FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     _remove_partial_files(folder)
     return done, manifest
+
+
+def _write_identity(folder: Path, identity: RunIdentity, part_count: int) -> None:
+    content = {
+        "format": FORMAT,
+        "engine_version": identity.engine_version,
+        "hashes": identity.hashes(),
+        "part_count": part_count,
+    }
+    write_durably(folder / IDENTITY_NAME, json.dumps(content, indent=1).encode())
 
 
 def _former_manifest(folder: Path) -> Manifest | None:
@@ -101,13 +108,21 @@ def _former_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def _refuse_other_run(folder: Path, identity: RunIdentity, part_count: int, finished: bool) -> None:
+def _refuse_other_run(
+    folder: Path, identity: RunIdentity, part_count: int, manifest: Manifest | None
+) -> None:
     path = folder / IDENTITY_NAME
-    before = read_json(path)
-    check_format(path, before)
-    found, hashes = before.get("hashes"), identity.hashes()
-    if not isinstance(found, dict):
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:
+        before = None
+    if isinstance(before, dict) and isinstance(before.get("hashes"), dict):
+        check_format(path, before)
+    elif manifest:
+        before = {"hashes": manifest.hashes, "part_count": len(manifest.parts)}
+    else:
         raise RunError(f"{path}: is damaged; choose another folder, or start over with --fresh")
+    found, hashes = before["hashes"], identity.hashes()
     subjects = {
         "spec": "another spec",
         "catalogs": "other catalogs",
@@ -118,7 +133,7 @@ def _refuse_other_run(folder: Path, identity: RunIdentity, part_count: int, fini
     if before.get("part_count") != part_count:
         differing.append(f"{before.get('part_count')} parts where this one has {part_count}")
     if differing:
-        state = "a finished run" if finished else "an unfinished run"
+        state = "a finished run" if manifest else "an unfinished run"
         raise RunError(
             f"{folder}: holds {state} of {' and '.join(differing)}, which is not mixed with this "
             f"one; choose another folder with --out, or start this one over with --fresh"
@@ -161,13 +176,13 @@ def _any_fault(folder: Path, manifest: Manifest) -> bool:
     return any(fault(folder, entry, read=True) for entry in manifest.tables.values())
 
 
-def clear(folder: Path) -> None:
-    """Remove an earlier run's files, the manifest first, its identity last, and nothing else."""
+def _clear(folder: Path) -> None:
+    """Remove an earlier run's files, the manifest first, and nothing else."""
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     for name in _FOLDERS:
         for path in (folder / name).glob("part-*"):
             path.unlink(missing_ok=True)
-    for name in (*_ROOT_FILES, IDENTITY_NAME):
+    for name in _ROOT_FILES:
         (folder / name).unlink(missing_ok=True)
 
 

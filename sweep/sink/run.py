@@ -181,17 +181,15 @@ class Run:
 def open_run(folder: Path, identity: RunIdentity, *, part_count: int, resume: bool = True) -> Run:
     """Take the folder for writing, new or with the finished parts of the same run.
 
-    With `resume` false the files of an earlier run in it are removed first, whatever it was. Raises
-    RunError if the folder is a file, not writable, in use, of another run or of a newer sweep, or
+    With `resume` false the files of an earlier run in it are removed first, whatever run that was.
+    Raises RunError if the folder is a file, not writable, in use, of another run or of a newer sweep, or
     holds other files.
     """
     folder = Path(folder)
     folders.make(folder)
     lock = RunLock(folder)
     try:
-        if not resume:
-            folders.clear(folder)
-        done, manifest = folders.take(folder, identity, part_count)
+        done, manifest = folders.take(folder, identity, part_count, fresh=not resume)
         return Run(folder, identity, part_count, lock, done, manifest)
     except OSError as error:
         lock.release()
