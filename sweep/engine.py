@@ -284,9 +284,7 @@ def write_dimensions(plan: Plan, output: sink.Run) -> None:
     output.write_table("workloads", dimensions.workload_columns(plan))
     output.write_table("questions", dimensions.question_columns(plan))
     gpus = {shape.gpu: plan.gpus[shape.gpu] for shape in plan.hardware_shapes}
-    output.write_table(
-        "setups", setup_columns(plan.setups, plan.hardware_shapes, plan.rates, gpus)
-    )
+    output.write_table("setups", setup_columns(plan.setups, plan.hardware_shapes, plan.rates, gpus))
     offers, not_covered = dimensions.covered_offers(plan.hardware_shapes, plan.offers)
     output.write_table("offers", offers)
     output.write_table("models", dimensions.model_columns(plan))

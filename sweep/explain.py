@@ -104,9 +104,7 @@ def scenario_of(row: Mapping[str, Any], spec: Mapping[str, Any], catalogs: Catal
     return Scenario(
         shape=shape,
         program=program,
-        layout=Layout(
-            row["tp"], row["pp"], row["cp"], row["ep"], bool(row["sequence_parallel"])
-        ),
+        layout=Layout(row["tp"], row["pp"], row["cp"], row["ep"], bool(row["sequence_parallel"])),
         seq_len=row["seq_len"],
         global_batch=row["global_batch"],
         micro_batch=row["micro_batch"],
@@ -152,14 +150,34 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         - q["root_gradient"]
         - q["work"]
     )
+    above = max(0.0, during - q["layer_gradient_local"] - q["embed_gradient"])
+    waiting = (q["in_flight"] - 1.0) * q["kept_backward"]
     terms: list[Term] = []
 
     def add(section: str, name: str, value: float, formula: str, source: str = _PAGE) -> None:
         terms.append(Term(section, name, value, "bytes", formula, source))
 
-    add("resting", "trained weights", q["weights"], "bytes per element x elements of the rank, / w at ZeRO 3", "dtype_rules.csv")
-    add("resting", "frozen weights", q["frozen"], "stored bytes (quantised linears, 16-bit rest), / w at ZeRO 3", "dtype_rules.csv")
-    add("resting", "optimizer states", q["optimizer"], "(master + states) x elements, / w from ZeRO 1", "optimizers.csv")
+    add(
+        "resting",
+        "trained weights",
+        q["weights"],
+        "bytes per element x elements of the rank, / w at ZeRO 3",
+        "dtype_rules.csv",
+    )
+    add(
+        "resting",
+        "frozen weights",
+        q["frozen"],
+        "stored bytes (quantised linears, 16-bit rest), / w at ZeRO 3",
+        "dtype_rules.csv",
+    )
+    add(
+        "resting",
+        "optimizer states",
+        q["optimizer"],
+        "(master + states) x elements, / w from ZeRO 1",
+        "optimizers.csv",
+    )
     add("resting", "resident", q["resident"], "sum of the above")
     phases = (
         ("forward", "p_forward", (
@@ -178,7 +196,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
             ("kept activations", q["kept_backward"], "without weight copies once forward is over"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("16-bit copy of the head", q["head_copy"], "2 h V under autocast"),
-            ("logits and loss", q["loss_backward"], "hidden_backward h T + max(logit_backward V T, head gradient)"),
+            ("logits and loss", q["loss_backward"], "hidden_backward h T + max(logits, head gradient)"),
         )),
         ("top layer backward", "p_top", (
             ("resident", q["resident"], "as above"),
@@ -192,9 +210,9 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         )),
         ("bottom layer backward", "p_bottom", (
             ("resident", q["resident"], "as above"),
-            ("gradients", before + max(0.0, during - q["layer_gradient_local"] - q["embed_gradient"]), "of the layers above"),
+            ("gradients", before + above, "of the layers above"),
             ("communication buffers", layer_buffer, "buckets, two gathered layers, one unsharded gradient"),
-            ("kept activations", (q["in_flight"] - 1.0) * q["kept_backward"] + q["one_layer"], "one layer, and other micro-batches in flight"),
+            ("kept activations", waiting + q["one_layer"], "one layer, and waiting micro-batches"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
             ("layer working set", q["work"], "max over the backward forms"),
@@ -218,12 +236,24 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         add(section, "total", q[total], "sum of the above")
     limit = usable_bytes * (1.0 - headroom)
     add("device", "allocated peak", q["allocated"], "largest phase total")
-    add("device", "context and fragmentation", q["device"] - q["allocated"], "context + communicators + share of the bytes above resident", "stack_constants.csv")
+    add(
+        "device",
+        "context and fragmentation",
+        q["device"] - q["allocated"],
+        "context + communicators + share of the bytes above resident",
+        "stack_constants.csv",
+    )
     add("device", "device", q["device"], "sum of the above")
     add("device", "limit", limit, "usable memory x (1 - memory_headroom)", "gpus.csv")
     add("device", "free below the limit", limit - q["device"], "limit - device")
     add("host", "per node", q["host"], "GPUs a node x (process + offloaded)", "stack_constants.csv")
-    add("host", "offloaded per GPU", q["offloaded"], "host_element_bytes x elements, + weights if they leave too", "stack_constants.csv")
+    add(
+        "host",
+        "offloaded per GPU",
+        q["offloaded"],
+        "host_element_bytes x elements, + weights if they leave too",
+        "stack_constants.csv",
+    )
     return terms
 
 
@@ -234,9 +264,7 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     if peak is None:
         return []
     bandwidth = rates.hbm_bytes_per_s
-    efficiency = q["memory_bytes"] and (
-        sum(q[name] for name in _MEMORY_TERMS) / q["memory_bytes"]
-    )
+    efficiency = q["memory_bytes"] and (sum(q[name] for name in _MEMORY_TERMS) / q["memory_bytes"])
     terms: list[Term] = []
 
     def add(section: str, name: str, value: float, formula: str, source: str = _PAGE) -> None:
@@ -245,22 +273,51 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     matmul = q["matmul_flop"] / peak
     attention = q["attention_flop"] / rates.attention_flop_per_s
     section = "micro-batch"
-    add(section, "matmul", matmul, "2 T params x (2 + weight gradient + recomputation) / sustained rate", "efficiencies.csv")
-    add(section, "attention", attention, "2 T width causal length x (3.5 + recomputation) / sustained rate", "efficiencies.csv")
+    add(
+        section,
+        "matmul",
+        matmul,
+        "2 T params x (2 + weight gradient + recomputation) / sustained rate",
+        "efficiencies.csv",
+    )
+    add(
+        section,
+        "attention",
+        attention,
+        "2 T width causal length x (3.5 + recomputation) / sustained rate",
+        "efficiencies.csv",
+    )
     for name, (label, formula) in _MEMORY_TERMS.items():
         if q[name]:
             add(section, label, q[name] / efficiency / bandwidth, formula, "stack_constants.csv")
     compute = matmul + attention + q["memory_bytes"] / bandwidth
-    shard = max(
-        q["shard_link_bytes"] / rates.link_bytes_per_s,
-        q["shard_network_bytes"] / rates.network_bytes_per_s,
-    ) + q["shard_latency_s"]
+    shard = (
+        max(
+            q["shard_link_bytes"] / rates.link_bytes_per_s,
+            q["shard_network_bytes"] / rates.network_bytes_per_s,
+        )
+        + q["shard_latency_s"]
+    )
     add(section, "GPU busy", compute, "sum of the above")
-    add(section, "kernel launches", q["host_s"], "kernels x seconds a launch", "stack_constants.csv")
-    add(section, "shard collectives", shard, "gathers and reductions of ZeRO or FSDP: max(link, network)", "stack_constants.csv")
+    add(
+        section, "kernel launches", q["host_s"], "kernels x seconds a launch", "stack_constants.csv"
+    )
+    add(
+        section,
+        "shard collectives",
+        shard,
+        "gathers and reductions of ZeRO or FSDP: max(link, network)",
+        "stack_constants.csv",
+    )
     norm = (compute**4 + q["host_s"] ** 4 + shard**4) ** 0.25
     add(section, "overlapped", norm, "(GPU^4 + launches^4 + shard^4)^(1/4)")
-    add(section, "exposed shard", q["dp_exposed"] * shard, "share of shard traffic that nothing hides", "stack_constants.csv")
+    add(
+        section,
+        "exposed shard",
+        q["dp_exposed"] * shard,
+        "share of shard traffic that nothing hides",
+        "stack_constants.csv",
+    )
     parallel = (
         (q["tp_link_bytes"] + q["ring_link_bytes"]) / rates.link_bytes_per_s
         + q["ring_network_bytes"] / rates.network_bytes_per_s
@@ -268,24 +325,42 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     )
     fetch = q["fetch_pcie_bytes"] / rates.pcie_bytes_per_s + q["fetch_s"]
     if parallel:
-        add(section, "tensor, pipeline, context, expert", parallel, "their collectives, link or network")
+        add(
+            section,
+            "tensor, pipeline, context, expert",
+            parallel,
+            "their collectives, link or network",
+        )
     if fetch:
         add(section, "offloaded parameters", fetch, "read back for forward and backward")
     micro = norm + q["dp_exposed"] * shard + parallel + fetch
     add(section, "total", micro, "overlapped + exposed + parallel + fetch")
-    once = max(
-        q["once_link_bytes"] / rates.link_bytes_per_s,
-        q["once_network_bytes"] / rates.network_bytes_per_s,
-    ) + q["once_latency_s"]
+    once = (
+        max(
+            q["once_link_bytes"] / rates.link_bytes_per_s,
+            q["once_network_bytes"] / rates.network_bytes_per_s,
+        )
+        + q["once_latency_s"]
+    )
     optimizer = (
         q["optimizer_bytes"] / bandwidth
         + q["transfer_pcie_bytes"] / rates.pcie_bytes_per_s
         + q["optimizer_s"]
     )
-    add("step", "micro-batches", q["repeats"] * micro, f"(accumulation + pp - 1 = {q['repeats']:g}) x micro-batch")
+    add(
+        "step",
+        "micro-batches",
+        q["repeats"] * micro,
+        f"(accumulation + pp - 1 = {q['repeats']:g}) x micro-batch",
+    )
     add("step", "gradient reduction", q["dp_exposed"] * once, "once a step, exposed share")
     add("step", "optimizer", optimizer, "bytes of the step / bandwidth", "optimizers.csv")
-    add("step", "total", q["repeats"] * micro + q["dp_exposed"] * once + optimizer, "sum of the above")
+    add(
+        "step",
+        "total",
+        q["repeats"] * micro + q["dp_exposed"] * once + optimizer,
+        "sum of the above",
+    )
     return terms
 
 
@@ -302,13 +377,13 @@ _MEMORY_TERMS = {
 def job_terms(row: Mapping[str, Any], step_s: float) -> list[Term]:
     """From the step to the job: steps, hours, and the price where the row has an offer."""
     terms = [
-        Term("job", "steps", float(row["steps"]), "steps", "ceil(train_tokens x epochs / (global_batch x seq_len))", _PAGE),
+        Term("job", "steps", float(row["steps"]), "steps", "ceil(tokens x epochs / tokens a step)", _PAGE),
         Term("job", "training", row["steps"] * step_s / HOUR_S, "hours", "steps x step", _PAGE),
-        Term("job", "whole job", float(row["hours"]), "hours", "start-up + training + evaluation + checkpoints (x spot overhead)", "the spec's [job]"),
+        Term("job", "whole job", float(row["hours"]), "hours", "start-up, training, evaluation, saving", "[job]"),
     ]  # fmt: skip
     if row.get("usd") is not None:
         terms.append(
-            Term("job", "cost", float(row["usd"]), "usd", "hours x nodes x usd_per_hour", str(row.get("source")))
+            Term("job", "cost", row["usd"], "usd", "hours x nodes x usd_per_hour", str(row["source"]))
         )  # fmt: skip
     return terms
 
@@ -392,7 +467,10 @@ def explain_row(
 
 
 def explain_scenario(
-    row: Mapping[str, Any], spec: Mapping[str, Any], headroom: float, catalogs: Catalogs | None = None
+    row: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    headroom: float,
+    catalogs: Catalogs | None = None,
 ) -> Explanation:
     """Take a row of `scenarios` (or `cheapest`, with its offer) apart; `spec` is the manifest's."""
     catalogs = catalogs or load_catalogs(

@@ -170,9 +170,10 @@ def require_intact(folder: Path, manifest: Manifest, *, read: bool = False) -> N
         raise RunError("\n".join(shown) + f"\n{AGAIN} (`sweep run`): {remedy}")
 
 
-def write_durably(path: Path, data: Any) -> None:
+def write_durably(path: Path, data: Any, *, sync: bool = True) -> None:
     """Write bytes to a temporary name, sync, rename: the file is whole or not there.
 
+    A rename survives a power cut only after `sync_folder`; without `sync` neither do the bytes.
     Raises RunError that says what to do if the disk is full or the folder cannot be written.
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
@@ -181,22 +182,22 @@ def write_durably(path: Path, data: Any) -> None:
             view = memoryview(data).cast("B")
             while view:
                 view = view[handle.write(view) :]
-            os.fsync(handle.fileno())
+            if sync:
+                os.fsync(handle.fileno())
         partial.replace(path)
-        sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise write_error(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames in a folder survive a power cut."""
+    """Make the renames in a folder survive a power cut. Raises RunError if the disk fails."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems refuse
-            raise
+            raise write_error(folder, error) from error
     finally:
         os.close(handle)
 

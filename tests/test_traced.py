@@ -59,9 +59,7 @@ def book_for(point: dict[str, str], book: StackBook) -> StackBook:
             ("weight_bytes", "shard_weight_bytes", "grad_bytes", "state_dtype_bytes"), 2.0
         )
         changed = dataclasses.replace(changed, bytes={**rule.bytes, **smaller})
-    return dataclasses.replace(
-        book, rules={**book.rules, ("hf", method, precision, 0): changed}
-    )
+    return dataclasses.replace(book, rules={**book.rules, ("hf", method, precision, 0): changed})
 
 
 def precision_of(point: dict[str, str]) -> str:
@@ -128,9 +126,7 @@ def errors(catalogs: Catalogs) -> list[tuple[float, dict[str, str]]]:
 
 def test_dense_peaks_are_within_one_percent_at_the_median_and_five_at_the_95th(errors):
     dense = sorted(
-        abs(error)
-        for error, point in errors
-        if not any(name in point["model"] for name in SPARSE)
+        abs(error) for error, point in errors if not any(name in point["model"] for name in SPARSE)
     )
     assert len(dense) > 400
     assert statistics.median(dense) < 0.01

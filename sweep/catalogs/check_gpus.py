@@ -283,7 +283,7 @@ def _instance_faults(row: Row, gpu_keys: Mapping[str, str]) -> Iterator[Fault]:
 
 
 def check_instances(rows: Sequence[Row], gpu_keys: Mapping[str, str]) -> list[Problem]:
-    """What cannot be true of machines, but for `confirmed` columns; `gpu_keys` is hardware.gpu_names of the GPUs."""
+    """What cannot be true of machines, but for `confirmed` columns; `gpu_keys` is gpu_names of the GPUs."""
     return [
         _problem(row, fault)
         for row in rows

@@ -1,4 +1,4 @@
-"""What one layer keeps and works with, as exact linear forms, and how a missing variant follows from traced ones."""
+"""What one layer keeps and works with as exact linear forms, traced or derived from traced ones."""
 
 from __future__ import annotations
 

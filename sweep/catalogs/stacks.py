@@ -343,7 +343,10 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
     )
     problems += more
     architecture_rows, more = read_catalog(
-        folders, "architectures.csv", ARCHITECTURE_COLUMNS, ("model_type", "transformers_class", "kind")
+        folders,
+        "architectures.csv",
+        ARCHITECTURE_COLUMNS,
+        ("model_type", "transformers_class", "kind"),
     )
     problems += more
     family_rows, more = read_catalog(folders, "layer_families.csv", FAMILY_COLUMNS, ("family",))

@@ -110,7 +110,8 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep
 
 @scalar
 def evaluate(out, lines, line_count, model, program, case, stack, seq_len, vision_flop,
-             global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel):  # fmt: skip
+             global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep,
+             sequence_parallel):  # fmt: skip
     """Fill `out` (see Quantity) for one candidate; nothing here depends on the kind of GPU.
 
     Derivation: docs/physics.md sections 2 to 5.
@@ -122,9 +123,7 @@ def evaluate(out, lines, line_count, model, program, case, stack, seq_len, visio
     work = 0.0
     for row in range(3, line_count):
         work = max(work, lines[row, 0] * tokens + lines[row, 1])
-    one_layer = max(
-        lines[1, 0] * tokens + lines[1, 1], lines[2, 0] * tokens + lines[2, 1]
-    )
+    one_layer = max(lines[1, 0] * tokens + lines[1, 1], lines[2, 0] * tokens + lines[2, 1])
     out[DEVICE] = -1.0
     out[OFFLOADED] = 0.0
     for stage in range(2 if pp > 1 else 1):

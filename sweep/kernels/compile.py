@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -40,12 +41,12 @@ def _usable(folder: Path) -> bool:
 
 def _cache_folder() -> Path | None:
     """The user's cache folder for these kernels, a private temporary one, or None."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    given = os.environ.get("XDG_CACHE_HOME")
     named = f"sweep-kernels-{kernel_hash()}"
-    for folder in (Path(base) / "sweep" / named, Path(tempfile.gettempdir()) / f"{named}-{os.getuid()}"):
-        if _usable(folder):
-            return folder
-    return None
+    folders = [Path(tempfile.gettempdir()) / f"{named}-{os.getuid()}"]
+    with contextlib.suppress(RuntimeError):  # no home directory
+        folders.insert(0, (Path(given) if given else Path.home() / ".cache") / "sweep" / named)
+    return next((folder for folder in folders if _usable(folder)), None)
 
 
 CACHE_FOLDER = _cache_folder()

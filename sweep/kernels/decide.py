@@ -94,7 +94,13 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                         gpus, gpus_per_node, dp, tp, pp, cp, ep, sp,
                     )  # fmt: skip
                     identity[found, _KNOB] = knob_number(
-                        p, workloads.batch_index[b], layout, micro, batches, layout_count, micro_count
+                        p,
+                        workloads.batch_index[b],
+                        layout,
+                        micro,
+                        batches,
+                        layout_count,
+                        micro_count,
                     )
                     identity[found, _DTYPE] = program.dtype
                     identity[found, _OFFLOAD] = program.offload
@@ -294,7 +300,8 @@ def decide_best(first, last, workloads, choices, layouts, splits, models, featur
 
 @kernel
 def decide_all(first, last, first_class, last_class, workloads, choices, layouts, splits, models,
-               features, forms, programs, cases, stacks, setups, classes, batches, candidate_counts, workload_ids, setup_ids, verdicts,
+               features, forms, programs, cases, stacks, setups, classes, batches,
+               candidate_counts, workload_ids, setup_ids, verdicts,
                knobs, measures):  # fmt: skip
     """Write every scenario of workloads and classes in the ranges: by workload, setup, knob.
 

@@ -124,12 +124,15 @@ def loss_head_bytes(cross_entropy, tokens, hidden_tokens, hidden, vocab, local_v
     head = 0.0
     if head_trained == 1:
         head = logit_grad * local_vocab * tokens + activation_bytes * hidden_tokens + head_gradient
-    return forward, hidden_backward * hidden_tokens + max(logit_backward * local_vocab * tokens, head)
+    return forward, hidden_backward * hidden_tokens + max(
+        logit_backward * local_vocab * tokens, head
+    )
 
 
 @scalar
 def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumulation,
-                tp, pp, cp, ep, sequence_parallel, shards, several, keep_a, keep_b, work, one_layer):  # fmt: skip
+                tp, pp, cp, ep, sequence_parallel, shards, several, keep_a, keep_b, work,
+                one_layer):  # fmt: skip
     """Fill in one pipeline stage's quantities: residents, buffers, phases, allocated, device, host.
 
     Derivation: docs/physics.md sections 2 to 4; `work` and `one_layer` are the largest working set
@@ -160,8 +163,7 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
 
     offloaded = 0.0
     step_temporary = (
-        program.temp_element_bytes * local
-        + program.temp_tensor_bytes * case.largest_trained / tp
+        program.temp_element_bytes * local + program.temp_tensor_bytes * case.largest_trained / tp
     )
     if offload != 0:
         offloaded = stack.host_element_bytes * local
@@ -193,9 +195,9 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
         buckets = min(stack.bucket_elements, trained + trained_expert) * 2.0 * stack.bucket_bytes
     elif zero == 3:
         gather = program.gather_bytes
-        root_gather = root_elements(case.frozen_bytes, tied, tp, pp, stage) + gather * root_elements(
-            case.trained, tied, tp, pp, stage
-        )
+        root_gather = root_elements(
+            case.frozen_bytes, tied, tp, pp, stage
+        ) + gather * root_elements(case.trained, tied, tp, pp, stage)
         layer_gather = (
             case.layer_frozen_bytes[LINEAR] / tp
             + case.layer_frozen_bytes[OTHER]

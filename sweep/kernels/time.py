@@ -94,8 +94,13 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
         )
         eager += count * model.heads[g]
         width += count * model.io_width[g]
-    matmul = 2.0 * share * (
-        passes * (dense + expert / stack.moe_efficiency) + (3.0 + recompute) * case.adapter_active
+    matmul = (
+        2.0
+        * share
+        * (
+            passes * (dense + expert / stack.moe_efficiency)
+            + (3.0 + recompute) * case.adapter_active
+        )
     )
     matmul += 2.0 * tokens * head_passes * hidden * vocab / tp
     out[MATMUL_FLOP] = matmul
@@ -115,9 +120,7 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
     )
     local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
     out[LOSS_BYTES] = program.loss_traffic_bytes * local_vocab * tokens
-    held = stage_share * (
-        case.matrix_elements[0] / tp + case.matrix_elements[1] / (tp * ep)
-    )
+    held = stage_share * (case.matrix_elements[0] / tp + case.matrix_elements[1] / (tp * ep))
     out[OPERAND_BYTES] = (
         2.0 * passes * (held + share * width) + 2.0 * head_passes * hidden * vocab / tp
     )
@@ -134,11 +137,7 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
         + out[DEQUANT_BYTES]
     ) / stack.memory_efficiency
     out[HOST_S] = (
-        stack.kernel_s
-        * stack.kernels_per_layer
-        * elementwise_passes
-        * model.layers
-        * stage_share
+        stack.kernel_s * stack.kernels_per_layer * elementwise_passes * model.layers * stage_share
     )
 
 

@@ -97,7 +97,8 @@ class Plan:
     @property
     def class_sizes(self) -> np.ndarray:
         """Setups in each class [K]."""
-        return self.tables.classes.last - self.tables.classes.first
+        sizes: np.ndarray = self.tables.classes.last - self.tables.classes.first
+        return sizes
 
     @property
     def scenarios(self) -> int:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.catalogs.architecture import adapter_rank
-from sweep.catalogs.layer_forms import FEATURE_INDEX, FEATURES, LayerForms, LayerVariant
+from sweep.catalogs.layer_forms import (
+    FEATURE_INDEX,
+    FEATURES,
+    Form,
+    LayerForms,
+    LayerVariant,
+)
 from sweep.catalogs.parameters import LayerGroup, Linear
 from sweep.catalogs.stacks import StackBook
 from sweep.errors import PlanError
@@ -101,7 +107,9 @@ def _matrix_bytes(linear: Linear, program: Program, plain_bytes: float) -> float
     return linear.weight_elements * width + bias
 
 
-def _group_parts(shape: ModelShape, group: LayerGroup, program: Program, frozen_bytes: float) -> _GroupParts:
+def _group_parts(
+    shape: ModelShape, group: LayerGroup, program: Program, frozen_bytes: float
+) -> _GroupParts:
     frozen = [0.0, (group.norm_params + group.other_params) * frozen_bytes, 0.0]
     trained = [0.0, 0.0, 0.0]
     matrices = [0.0, 0.0]
@@ -128,7 +136,9 @@ def _group_parts(shape: ModelShape, group: LayerGroup, program: Program, frozen_
             trained[part] += linear.copies * rank * ends
             active += used * rank * ends
             io += used * ends
-            largest = max(largest, float(linear.copies * rank * max(linear.in_features, linear.out_features)))
+            largest = max(
+                largest, float(linear.copies * rank * max(linear.in_features, linear.out_features))
+            )
     if full:
         trained[OTHER] = float(group.norm_params + group.other_params)
         frozen[OTHER] = 0.0
@@ -179,7 +189,9 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
         layer_trained=largest_layer.trained,
         matrix_elements=_total(sizes, [parts.matrices for parts in groups]),
         quantized_elements=_total(sizes, [parts.quantized for parts in groups]),
-        adapter_active=sum(n * parts.adapter_active for n, parts in zip(sizes, groups, strict=True)),
+        adapter_active=sum(
+            n * parts.adapter_active for n, parts in zip(sizes, groups, strict=True)
+        ),
         adapter_io=sum(n * parts.adapter_io for n, parts in zip(sizes, groups, strict=True)),
         largest_trained=max(
             [parts.largest for parts in groups] + ([float(counts.embedding)] if full else [])
@@ -198,9 +210,9 @@ def _dominated(row: np.ndarray, others: list[np.ndarray]) -> bool:
     return any(bool(np.all(other >= row)) for other in others)
 
 
-def _vector(form: dict[str, float] | object) -> np.ndarray:
+def _vector(form: Form) -> np.ndarray:
     vector = np.zeros(len(FEATURES))
-    for name, coefficient in form.items():  # type: ignore[attr-defined]
+    for name, coefficient in form.items():
         vector[FEATURE_INDEX[name]] = coefficient
     return vector
 

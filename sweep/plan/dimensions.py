@@ -51,7 +51,9 @@ def workload_columns(plan: Plan) -> dict[str, list[Any]]:
         first, last = table.first_case[index], table.last_case[index]
         case = plan.cases[table.case_list[first]] if last > first else None
         trained = sum(case.trained) if case else 0.0
-        per_element = FULL_CHECKPOINT_BYTES if workload.method == "full" else ADAPTER_CHECKPOINT_BYTES
+        per_element = (
+            FULL_CHECKPOINT_BYTES if workload.method == "full" else ADAPTER_CHECKPOINT_BYTES
+        )
         rows.append(
             {
                 "workload": index,

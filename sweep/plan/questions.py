@@ -154,9 +154,7 @@ def list_workloads(spec: Spec, shapes: Mapping[str, ModelShape]) -> list[Workloa
                 if tokens >= seq_len:
                     continue
                 for axes in _other_axes(spec, method):
-                    found.append(
-                        Workload(key, method, seq_len, images, size, tokens, flop, axes)
-                    )
+                    found.append(Workload(key, method, seq_len, images, size, tokens, flop, axes))
     if not found:
         raise PlanError(
             f"{spec.path}: no question is left: the images of every sample need more tokens than "

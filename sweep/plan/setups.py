@@ -422,7 +422,15 @@ def offer_columns(offers: Sequence[PricedOffer], shapes: Sequence[Shape]) -> dic
     """The offers as the columns of offers.parquet, numbered within the given shapes."""
     index = {shape: number for number, shape in enumerate(shapes)}
     kept = [offer for offer in offers if offer.shape in index]
-    kept.sort(key=lambda offer: (index[offer.shape], offer.provider, offer.instance_type, offer.region, offer.price_model))
+    kept.sort(
+        key=lambda offer: (
+            index[offer.shape],
+            offer.provider,
+            offer.instance_type,
+            offer.region,
+            offer.price_model,
+        )
+    )
     names = (
         "provider", "instance_type", "region", "price_model", "price_per_hour", "currency",
         "usd_per_hour", "as_of", "source", "scope", "rankable", "unrankable_reason", "notes",

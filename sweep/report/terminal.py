@@ -1,28 +1,14 @@
-"""A ranking as lines for a terminal, a pipe or a file: rows in, text out; no SQL, no arithmetic."""
+"""A ranking as lines for a terminal, a pipe or a file: rows in, text out; no SQL, no physics."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from sweep.report.words import (
-    count_of,
-    data_size,
-    gib,
-    hours,
-    hours_in_words,
-    knob_words,
-    limit_in_words,
-    machine,
-    money,
-    needs,
-    percent_more,
-    rented,
-    tokens,
-)
+from sweep.report import words
 
 if TYPE_CHECKING:
     from sweep.ranking import Answer, Ranking
@@ -30,6 +16,296 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 # Up to this many questions are shown in full, more as a list.
 MOST_CARDS = 4
-# Questions shown at most; beyond that, filters serve better than scrolling.
-MOST_LISTED = 200
-_INDENT = "        "
+_GAP = "  "
+
+
+def ranking_lines(ranking: Ranking, width: int, *, full: bool | None = None) -> Iterator[Text]:
+    """The ranking in lines of at most `width`: in full for few questions, as a list for many.
+
+    `full` decides it: every rank with its needs and knobs, or two lines a question.
+    """
+    if full is None:
+        full = len(ranking.answers) <= MOST_CARDS
+    shared, varying = _axes(ranking.answers)
+    yield from _header(ranking, shared, width)
+    if full:
+        for answer in ranking.answers:
+            yield Text("")
+            yield from _card(answer, ranking.run, varying, width)
+    else:
+        yield from _list(ranking, varying, width)
+    yield from _legend(ranking, full, width)
+
+
+def _axes(answers: Sequence[Answer]) -> tuple[dict[str, str], list[str]]:
+    """The axis values that do not vary among the questions, and the names of those that do."""
+    fixed = [words.extra_axes(answer.question) for answer in answers]
+    names = list(dict.fromkeys(name for one in fixed for name in one))
+    shared, varying = {}, []
+    for name in names:
+        values = {one[name] for one in fixed if name in one}  # absent: it says nothing there
+        if len(values) == 1:
+            shared[name] = values.pop()
+        else:
+            varying.append(name)
+    return shared, varying
+
+
+def _header(ranking: Ranking, shared: Mapping[str, str], width: int) -> Iterator[Text]:
+    run, prices = ranking.run, ranking.prices
+    limits = ["cheapest first" if run["objective"] == "usd" else "fastest first"]
+    if run["deadline_hours"] is not None:
+        limits.append(f"within {words.hours_in_words(run['deadline_hours'])}")
+    if run["max_usd"] is not None:
+        limits.append(f"for at most {words.money(run['max_usd'])}")
+    limits.append(f"{run['memory_headroom']:.0%} of GPU memory kept free")
+    limits += [f"{name} {value}" for name, value in shared.items()]
+    yield from _flow([run["name"] + ":", ""], limits, width, "bold")
+    count = words.count_of(len(ranking.answers), "question")
+    facts = [f"{count}, {ranking.answered:,} with an answer"]
+    if prices["offers"]:
+        sellers = words.count_of(prices["providers"], "provider")
+        facts.append(f"{prices['offers']:,} prices of {sellers}")
+        if prices["newest"] is not None:
+            facts.append(f"the newest seen {prices['newest']}")
+    yield from _flow(["", ""], facts, width, "dim")
+
+
+def _flow(labels: Sequence[str], items: Iterable[str], width: int, style: str) -> Iterator[Text]:
+    """A label and items, broken between items where they fit, with a hanging indent."""
+    label, indent = labels
+    line, start = label, True
+    for item in items:
+        piece = item if start else f", {item}"
+        gap = " " if start and line else ""
+        if not start and len(line) + len(piece) + 1 > width:
+            yield Text(line + ",", style="")
+            line, piece, gap = indent, item, ""
+        line += gap + piece
+        start = False
+    yield Text(line, style=style if not label else "")
+
+
+def _label(question: Row, varying: Sequence[str]) -> str:
+    axes = words.extra_axes(question)
+    parts = [words.data_size(question["train_text_gb"])]
+    parts += [f"{name} {axes[name]}" for name in varying if name in axes]
+    return " ".join(parts)
+
+
+# The list: two lines a question -------------------------------------------------------------------
+
+
+def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text]:
+    answers = ranking.answers
+    labels = [_label(answer.question, varying) for answer in answers]
+    best = [answer.ranked[0] for answer in answers if answer.ranked]
+    label_width = max(map(len, [*labels, "text"]))
+    gpu_width = max((len(words.machine(row)) for row in best), default=4)
+    node_width = max((len(f"{row['node_count']:,}") for row in best), default=0)
+    node_width = max(node_width, len("nodes"))
+    usd_width = max([len(words.money(row["usd"])) for row in best] + [len("usd")])
+    fixed = 1 + label_width + gpu_width + node_width + len("hours") + usd_width + 5 * len(_GAP)
+    rented_width = max((len(words.rented(row)) for row in best), default=10)
+    rented_width = max(min(rented_width, width - fixed), 8)
+    indent = " " * (1 + label_width + len(_GAP))
+    shown = _details_that_fit(answers, ranking.run, width - len(indent))
+
+    def line(label: str, gpus: str, nodes: str, where: str, hours: str, usd: str) -> str:
+        cells = [
+            f" {label:<{label_width}}", f"{gpus:<{gpu_width}}", f"{nodes:>{node_width}}",
+            f"{_cut(where, rented_width):<{rented_width}}", f"{hours:>5}", f"{usd:>{usd_width}}",
+        ]  # fmt: skip
+        return _GAP.join(cells)
+
+    yield Text("")
+    head = line("text", "GPUs", "nodes", "rented as (a node)", "hours", "usd")
+    yield Text(head, style="dim")
+    group = None
+    for answer, label in zip(answers, labels, strict=True):
+        question = answer.question
+        if (question["model"], question["method"]) != group:
+            group = (question["model"], question["method"])
+            if answer is not answers[0]:
+                yield Text("")
+            yield Text.assemble((question["model"], "bold"), (f"  {question['method']}", "bold cyan"))
+        if not answer.ranked:
+            yield from _nothing(answer, f" {label:<{label_width}}{_GAP}", indent, width, most=2)
+            continue
+        row = answer.ranked[0]
+        text = line(
+            label, words.machine(row), f"{row['node_count']:,}", words.rented(row),
+            words.hours(row["hours"]), words.money(row["usd"]),
+        )  # fmt: skip
+        yield Text.assemble((text[:-usd_width], ""), (text[-usd_width:], "bold green"))
+        details = _details(answer, ranking.run)
+        found = "; ".join(details[name] for name in shown if details.get(name))
+        yield Text(_cut(indent + found, width), style="dim")
+
+
+# What stands under each answer, most important first, and in the order it is written.
+_BY_IMPORTANCE = ("needs", "next", "memory", "knobs", "seen")
+_IN_ORDER = ("needs", "memory", "knobs", "seen", "next")
+
+
+def _details(answer: Answer, run: Row) -> dict[str, str]:
+    row = answer.ranked[0]
+    found = {
+        "needs": words.needs(row),
+        "memory": words.memory(row),
+        "knobs": words.knob_codes(row),
+        "seen": f"price of {row['as_of']}" if row["as_of"] is not None else "own price",
+    }
+    if len(answer.ranked) > 1:
+        other = answer.ranked[1]
+        measure = "hours" if run["objective"] == "hours" else "usd"
+        more = words.percent_more(other[measure], row[measure])
+        found["next"] = f"next {more}: {words.machine(other)}, {other['provider']}"
+    return found
+
+
+def _details_that_fit(answers: Sequence[Answer], run: Row, width: int) -> list[str]:
+    """The details that fit into one line for nearly every question, so that lines look alike."""
+    found = [_details(answer, run) for answer in answers if answer.ranked]
+    shown: list[str] = []
+    for name in _BY_IMPORTANCE:
+        tried = [*shown, name]
+        lengths = sorted(sum(len(one.get(n, "")) + 2 for n in tried) - 2 for one in found)
+        if lengths and lengths[int(len(lengths) * 0.95)] <= width:
+            shown = tried
+    shown = shown or list(_BY_IMPORTANCE[:1])
+    return [name for name in _IN_ORDER if name in shown]
+
+
+# Cards: every rank of a question in full ----------------------------------------------------------
+
+
+def _card(answer: Answer, run: Row, varying: Sequence[str], width: int) -> Iterator[Text]:
+    question = answer.question
+    axes = words.extra_axes(question)
+    head = [
+        f"{words.data_size(question['train_text_gb'])} of text, "
+        f"{words.tokens(question['train_tokens'])}",
+        *(f"{name} {axes[name]}" for name in varying if name in axes),
+        f"question {question['question']}",
+    ]
+    title = Text.assemble((question["model"], "bold"), (f"  {question['method']}", "bold cyan"))
+    rest = _GAP + ", ".join(head)
+    if title.cell_len + len(rest) <= width:
+        title.append(rest)
+        yield title
+    else:
+        yield title
+        yield Text("  " + _cut(", ".join(head), width - 2))
+    if not answer.ranked:
+        yield from _nothing(answer, " ", "   ", width, most=8)
+        return
+    measure = "hours" if run["objective"] == "hours" else "usd"
+    best = answer.ranked[0][measure]
+    rank_width = len(str(len(answer.ranked)))
+    gpu_width = max(len(_gpus(row)) for row in answer.ranked)
+    usd_width = max(len(words.money(row["usd"])) for row in answer.ranked)
+    for row in answer.ranked:
+        more = "" if row is answer.ranked[0] else words.percent_more(row[measure], best)
+        price = f"{words.money(row['usd']):>{usd_width}}"
+        front = f" {row['rank']:>{rank_width}}{_GAP}"
+        middle = f"{_GAP}{words.hours(row['hours']):>5} h{_GAP}{_gpus(row):<{gpu_width}}{_GAP}"
+        room = width - len(front) - len(price) - len(middle) - (len(more) + 2 if more else 0)
+        line = Text.assemble(front, (price, "bold green"), middle)
+        line.append(_cut(words.rented(row), max(room, 12)))
+        if more:
+            line.append(f"{_GAP}{more}", style="dim")
+        yield line
+        yield from _facts(row, " " * len(front), width)
+
+
+def _gpus(row: Row) -> str:
+    return f"{words.machine(row)}, {words.count_of(row['node_count'], 'node')}"
+
+
+def _facts(row: Row, indent: str, width: int) -> Iterator[Text]:
+    price = [f"{words.money(row['usd_per_hour'])} a node-hour", row["price_model"], row["region"]]
+    if row["currency"] != "USD":
+        price[0] += f" ({row['price_per_hour']:,.2f} {row['currency']})"
+    price.append("own" if row["as_of"] is None else f"seen {row['as_of']}")
+    if row["same_price"] > 1:
+        price.append(f"{words.count_of(row['same_price'], 'offer')} at this price")
+    free = "free" if row["headroom_gib"] >= 0 else "short"
+    lines = (
+        ("price", price),
+        ("memory", [
+            f"{words.gib(row['peak_gib'])} GiB a GPU at peak",
+            f"{words.gib(row['usable_gib'])} usable",
+            f"{words.gib(abs(row['headroom_gib']))} {free}",
+        ]),
+        ("how", [
+            *words.knob_words(row),
+            f"{row['gradient_accumulation']} x accumulated = global batch {row['global_batch']}",
+        ]),
+        ("node", words.needs_and_has(row)),
+    )  # fmt: skip
+    for label, parts in lines:
+        start = f"{indent}{label:<8}"
+        for text in _wrap(", ".join(parts), start, " " * len(start), width):
+            line = Text(text)
+            line.stylize("dim", 0, len(start) if text.startswith(start) else 0)
+            yield line
+
+
+# Where nothing works ------------------------------------------------------------------------------
+
+
+def _nothing(answer: Answer, start: str, indent: str, width: int, most: int) -> Iterator[Text]:
+    """Which limit failed, by how much, and what would work without it."""
+    if not answer.nearest:
+        yield Text(f"{start}nothing works, and nothing comes near", style="yellow")
+        return
+    first = True
+    for row in answer.nearest[:most]:
+        again = not first and row["limit_name"] == answer.nearest[0]["limit_name"]
+        lead = f"{start}nothing works: " if first else f"{indent}or "
+        if not again:
+            lines = _wrap(lead + words.limit_in_words(row), "", indent, width)
+            yield from (Text(line, style="yellow" if first else "") for line in lines)
+        deadline = row["limit_name"] in ("past_deadline", "over_budget")
+        if row["limit_name"] in ("unsupported", "no_layout"):
+            continue
+        label = "closest" if not deadline else {"hours": "fastest"}.get(row["closest_by"], "cheapest")
+        text = f"{indent}  {label}: {words.what_works(row)}"
+        yield from (Text(line) for line in _wrap(text, "", indent + "    ", width))
+        first = False
+
+
+# Around -------------------------------------------------------------------------------------------
+
+
+def _legend(ranking: Ranking, full: bool, width: int) -> Iterator[Text]:
+    if full or not ranking.answers:
+        return
+    rows = [answer.ranked[0] for answer in ranking.answers if answer.ranked]
+    notes = []
+    if any(words.needs(row).count(words.LACKS) for row in rows):
+        notes.append(f"{words.LACKS} the node has less (attach a volume, or choose another)")
+    if any(words.ASSUMED in words.needs(row) for row in rows):
+        notes.append(f"{words.ASSUMED} the node's network is assumed")
+    if rows:
+        notes.append("needs are per node")
+    notes.append("narrow it with --model, --method, ... for prices, knobs and runners-up in full")
+    yield Text("")
+    for line in _wrap("; ".join(notes), "", "", width):
+        yield Text(line, style="dim")
+
+
+def _wrap(text: str, start: str, indent: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, 40),
+        initial_indent=start,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(width - 1, 1)] + "…"

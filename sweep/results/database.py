@@ -23,13 +23,23 @@ from sweep.manifest import (
     write_durably,
     write_error,
 )
-from sweep.results.queries import VIEW_FILES, definitions_hash, quoted, view_sql, views_text
+from sweep.results.queries import (
+    FILLED,
+    VIEW_FILES,
+    definitions_hash,
+    fill_sql,
+    quoted,
+    view_sql,
+    views_text,
+)
 
 DATABASE_NAME = "results.duckdb"
 VIEWS_NAME = "views.sql"
 # The oldest storage format still written: DuckDB 1.0 and later read it.
 STORAGE_VERSION = "v1.0.0"
 MEMORY_LIMIT = "512MB"
+# Questions x shapes grouped at once, at about 250 bytes each.
+FILL_GROUPS = 600_000
 
 
 def build_database(folder: Path | str, *, threads: int = 0) -> Path:
@@ -125,6 +135,8 @@ def build(path: Path, folder: Path, manifest: Manifest, threads: int) -> None:
         _create_facts(connection, folder, manifest)
         for name in VIEW_FILES:
             connection.execute(view_sql(name))
+            if name == FILLED:
+                _fill(connection)
         connection.execute(
             "CREATE TABLE built_from AS SELECT $1 AS manifest_sha256, $2 AS folder, $3 AS views",
             list(_wanted(folder)),
@@ -140,6 +152,19 @@ def build(path: Path, folder: Path, manifest: Manifest, threads: int) -> None:
 def _create_facts(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest) -> None:
     files = ", ".join(_glob_safe(folder / part.file) for part in manifest.parts)
     connection.execute(f"CREATE OR REPLACE VIEW facts AS SELECT * FROM read_parquet([{files}])")
+
+
+def _fill(connection: duckdb.DuckDBPyConnection) -> None:
+    """Fill best_by_shape by ranges of workloads, whatever the run's size in the same memory."""
+    counts = connection.execute(
+        "SELECT (SELECT count(*) FROM workloads), (SELECT count(*) FROM questions), "
+        "(SELECT count(DISTINCT shape) FROM setups)"
+    ).fetchall()
+    workloads, questions, shapes = counts[0]
+    groups_per_workload = max(1, questions * shapes // max(1, workloads))
+    step = max(1, FILL_GROUPS // groups_per_workload)
+    for first in range(0, workloads, step):
+        connection.execute(fill_sql(first, min(first + step, workloads) - 1))
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:

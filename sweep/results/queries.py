@@ -23,6 +23,8 @@ VIEW_FILES = (
     "rejected",
     "nearest",
 )
+# The one that makes a table, to be filled before what follows reads it.
+FILLED = "best_by_shape"
 _FRAGMENT = re.compile(r"\{widened (\w+)(?:: ([\w, ]+))?\}")
 _VARIABLE = re.compile(r"getvariable\('(\w+)'\)")
 
@@ -58,7 +60,17 @@ def views_text(folder: Path, manifest: Manifest) -> str:
     statements.append(
         f"CREATE OR REPLACE VIEW facts AS SELECT * FROM read_parquet([\n    {files}\n]);\n"
     )
-    return "\n".join([*statements, *(view_sql(name) for name in VIEW_FILES)])
+    for name in VIEW_FILES:
+        statements.append(view_sql(name))
+        if name == FILLED:
+            statements.append(fill_sql(0, 2**32 - 1))
+    return "\n".join(statements)
+
+
+def fill_sql(first_workload: int, last_workload: int) -> str:
+    """The statements that fill best_by_shape for a range of workloads, both ends included."""
+    text = _sql_file("views/fill_best_by_shape.sql")
+    return text.replace("{first}", str(first_workload)).replace("{last}", str(last_workload))
 
 
 def view_sql(name: str) -> str:
@@ -98,7 +110,7 @@ def _read_query(name: str) -> NamedQuery:
 
 def definitions_hash() -> str:
     """What tells one version of the views from another."""
-    text = "\n".join(view_sql(name) for name in VIEW_FILES)
+    text = "\n".join([*(view_sql(name) for name in VIEW_FILES), fill_sql(0, 0)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

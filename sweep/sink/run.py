@@ -26,6 +26,7 @@ from sweep.manifest import (
     RunIdentity,
     fault,
     read_json,
+    sync_folder,
     write_durably,
     write_error,
 )
@@ -104,7 +105,8 @@ class Run:
             **dataclasses.asdict(entry), index=index, scenarios=int(scenarios), verdicts=counts
         )
         receipt = {"format": FORMAT, **dataclasses.asdict(part), "knobs": pack_ids(columns["knob"])}
-        write_durably(self.folder / receipt_file(index), json.dumps(receipt).encode())
+        # Not synced: a receipt lost in a power cut costs one part, a sync of each costs more.
+        write_durably(self.folder / receipt_file(index), json.dumps(receipt).encode(), sync=False)
         with self._guard:
             self._parts[index] = part
 
@@ -159,7 +161,10 @@ class Run:
                 seconds=round(time.monotonic() - self._clock, 3),
                 threads=threads,
             )
+        for written in (self.folder / "facts", self.folder):
+            sync_folder(written)  # what the manifest names is there before it is
         write_durably(self.folder / MANIFEST_NAME, manifest.to_json().encode())
+        sync_folder(self.folder)
         return manifest
 
     def _require_parts(self) -> None:
@@ -182,8 +187,8 @@ def open_run(folder: Path, identity: RunIdentity, *, part_count: int, resume: bo
     """Take the folder for writing, new or with the finished parts of the same run.
 
     With `resume` false the files of an earlier run in it are removed first, whatever run that was.
-    Raises RunError if the folder is a file, not writable, in use, of another run or of a newer sweep, or
-    holds other files.
+    Raises RunError if the folder is a file, not writable, in use, of another run or of a newer
+    sweep, or holds other files.
     """
     folder = Path(folder)
     folders.make(folder)

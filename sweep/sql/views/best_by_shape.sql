@@ -8,10 +8,14 @@
 --   role 'gpu_memory', 'host_memory'       smallest overshoot of that memory
 --   role 'unsupported', 'no_layout'        the hardware lacks what was asked, no knobs divide it
 -- With objective hours and a budget the price decides how many nodes can be afforded: every setup
--- then keeps a 'best' of its own. A table, not a view: it is what makes ranking fast.
+-- then keeps a 'best' of its own.
+--
+-- A table, not a view: it is what makes ranking fast. It is filled by workloads (see the inserts in
+-- fill_best_by_shape.sql), because one grouping of everything takes gigabytes.
 CREATE OR REPLACE VIEW weighed AS
 SELECT
     s.question,
+    s.workload,
     s.shape,
     CASE WHEN r.objective = 'hours' AND r.max_usd IS NOT NULL THEN s.setup ELSE 0 END AS apart,
     s.verdict,
@@ -35,7 +39,16 @@ CAST(least(weight, 1e12) * 1e6 AS HUGEINT) * CAST(18446744073709551616 AS HUGEIN
 
 CREATE OR REPLACE MACRO packed(setup, knob) AS (CAST(setup AS UBIGINT) << 32) | knob;
 
-CREATE OR REPLACE TABLE best_by_shape AS
+CREATE OR REPLACE TABLE best_by_shape (
+    question UINTEGER,
+    shape UINTEGER,
+    role VARCHAR,
+    setup UINTEGER,
+    knob UINTEGER,
+    hours DOUBLE
+);
+
+CREATE OR REPLACE MACRO answers_of(first_workload, last_workload) AS TABLE
 WITH chosen AS (
     SELECT
         question,
@@ -44,7 +57,7 @@ WITH chosen AS (
         arg_min(packed(setup, knob), ordered(weight, setup, knob)) AS scenario,
         arg_min(hours, ordered(weight, setup, knob)) AS hours
     FROM weighed
-    WHERE verdict = 0 AND in_time
+    WHERE verdict = 0 AND in_time AND workload BETWEEN first_workload AND last_workload
     GROUP BY question, shape, apart
 )
 
@@ -57,8 +70,17 @@ SELECT
     hours
 FROM chosen;
 
-INSERT INTO best_by_shape
-WITH on_spot AS (
+CREATE OR REPLACE MACRO answers_on_spot_of(first_workload, last_workload) AS TABLE
+WITH strained AS (
+    SELECT
+        b.question,
+        b.shape
+    FROM best_by_shape AS b
+    CROSS JOIN run AS r
+    WHERE b.hours * (1 + r.spot_overhead) > r.deadline_hours
+),
+
+chosen AS (
     SELECT
         w.question,
         w.shape,
@@ -66,28 +88,24 @@ WITH on_spot AS (
         arg_min(packed(w.setup, w.knob), ordered(w.weight, w.setup, w.knob)) AS scenario,
         arg_min(w.hours, ordered(w.weight, w.setup, w.knob)) AS hours
     FROM weighed AS w
-    SEMI JOIN (
-        SELECT
-            b.question,
-            b.shape
-        FROM best_by_shape AS b
-        CROSS JOIN run AS r
-        WHERE b.hours * (1 + r.spot_overhead) > r.deadline_hours
-    ) AS strained ON strained.question = w.question AND strained.shape = w.shape
-    WHERE w.verdict = 0 AND w.in_time_on_spot
+    SEMI JOIN strained AS s ON s.question = w.question AND s.shape = w.shape
+    WHERE
+        w.verdict = 0
+        AND w.in_time_on_spot
+        AND w.workload BETWEEN first_workload AND last_workload
     GROUP BY w.question, w.shape, w.apart
 )
 
 SELECT
     question,
     shape,
-    'best_on_spot',
-    CAST(scenario >> 32 AS UINTEGER),
-    CAST(scenario & 4294967295 AS UINTEGER),
+    'best_on_spot' AS role,
+    CAST(scenario >> 32 AS UINTEGER) AS setup,
+    CAST(scenario & 4294967295 AS UINTEGER) AS knob,
     hours
-FROM on_spot;
+FROM chosen;
 
-INSERT INTO best_by_shape
+CREATE OR REPLACE MACRO near_misses_of(first_workload, last_workload) AS TABLE
 WITH unanswered AS (
     SELECT
         q.question,
@@ -95,6 +113,7 @@ WITH unanswered AS (
     FROM questions AS q
     CROSS JOIN (SELECT DISTINCT shape FROM setups) AS s
     ANTI JOIN best_by_shape AS b ON b.question = q.question AND b.shape = s.shape
+    WHERE q.workload BETWEEN first_workload AND last_workload
 ),
 
 misses AS (
@@ -115,7 +134,12 @@ misses AS (
     FROM weighed AS w
     LEFT JOIN unanswered AS u ON u.question = w.question AND u.shape = w.shape
     CROSS JOIN run AS r
-    WHERE u.question IS NOT NULL OR (w.verdict = 0 AND NOT w.in_time AND r.max_usd IS NOT NULL)
+    WHERE
+        w.workload BETWEEN first_workload AND last_workload
+        AND (
+            u.question IS NOT NULL
+            OR (w.verdict = 0 AND NOT w.in_time AND r.max_usd IS NOT NULL)
+        )
 ),
 
 closest AS (
@@ -133,7 +157,7 @@ SELECT
     question,
     shape,
     role,
-    CAST(scenario >> 32 AS UINTEGER),
-    CAST(scenario & 4294967295 AS UINTEGER),
-    nullif(hours, 0)
+    CAST(scenario >> 32 AS UINTEGER) AS setup,
+    CAST(scenario & 4294967295 AS UINTEGER) AS knob,
+    nullif(hours, 0) AS hours
 FROM closest;

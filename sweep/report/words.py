@@ -1,0 +1,258 @@
+"""The figures of a result row in words: money, hours, memory, knobs, needs, limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sweep.units import format_count
+
+Row = Mapping[str, Any]
+# Marks a need that the machine does not meet, and a figure no source states.
+LACKS, ASSUMED = "!", "?"
+_NEVER = "-"
+
+
+def money(usd: float | None) -> str:
+    """'$0.47', '$23.80', '$1,003'."""
+    if usd is None:
+        return _NEVER
+    return f"${usd:,.2f}" if usd < 1000.0 else f"${usd:,.0f}"
+
+
+def hours(value: float | None) -> str:
+    """'0.57', '21.2', '144'."""
+    if value is None:
+        return _NEVER
+    if value < 9.995:
+        return f"{value:.2f}"
+    return f"{value:,.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
+def hours_in_words(value: float | None) -> str:
+    """'21.2 h', and days where hours would have to be divided: '3.2 days'."""
+    if value is None:
+        return _NEVER
+    if value < 48.0:
+        return f"{hours(value)} h"
+    days = value / 24.0
+    return f"{days:,.1f} days" if days < 1000.0 else f"{days / 365.25:,.1f} years"
+
+
+def data_size(text_gb: float | None) -> str:
+    """'1 MB', '2.5 GB', '10 TB'."""
+    if text_gb is None:
+        return _NEVER
+    for unit, scale in (("TB", 1e3), ("GB", 1.0), ("MB", 1e-3)):
+        if text_gb >= scale * 0.9999995:
+            return f"{text_gb / scale:,.4g} {unit}"
+    return f"{text_gb * 1e6:,.4g} kB"
+
+
+def tokens(count: float) -> str:
+    """'250 M tokens'."""
+    return f"{format_count(count)} tokens"
+
+
+def count_of(count: int, noun: str) -> str:
+    """'1 node', '16 nodes'."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def gib(value: float | None) -> str:
+    """'22.5'."""
+    return _NEVER if value is None else f"{value:,.1f}"
+
+
+def disk(size_gb: float) -> str:
+    """'17 GB', '20.1 TB'."""
+    return f"{size_gb:,.0f} GB" if size_gb < 1000.0 else f"{size_gb / 1000.0:,.1f} TB"
+
+
+def gbps(rate: float) -> str:
+    """'0.07 Gbit/s', '163 Gbit/s'."""
+    return f"{rate:,.2g} Gbit/s" if rate < 10.0 else f"{rate:,.0f} Gbit/s"
+
+
+def machine(row: Row) -> str:
+    """'4 x RTX-A5000'."""
+    return f"{row['gpu_count']:,} x {row['gpu']}"
+
+
+def rented(row: Row) -> str:
+    """'lambda gpu_8x_h100_sxm5', or what there is to say where nothing is sold."""
+    if row.get("provider") is None:
+        return "not sold in a ranked offer"
+    return f"{row['provider']} {row['instance_type']}"
+
+
+def percent_more(value: float, than: float) -> str:
+    """'+6%', '+0%', or 'x 2.4' from twice on."""
+    ratio = value / than if than else 1.0
+    return f"+{(ratio - 1.0) * 100.0:.0f}%" if ratio < 2.0 else f"x {ratio:,.1f}"
+
+
+def memory(row: Row) -> str:
+    """'22.5 of 24.0 GiB'."""
+    return f"{gib(row['peak_gib'])} of {gib(row['usable_gib'])} GiB"
+
+
+def knob_words(row: Row) -> list[str]:
+    """How the job is run, what does not apply left out: ['hf', 'bf16', 'zero 3', 'dp 8', ...]."""
+    if row["stack"] is None:
+        return []
+    words = [row["stack"], row["precision"]]
+    if row["quantization"] != "none":
+        words.append(row["quantization"])
+    words.append(row["optimizer"])
+    words.append(f"zero {row['zero_stage']}")
+    words.append(f"dp {row['dp']}")
+    for degree in ("tp", "pp", "cp", "ep"):
+        if row[degree] > 1:
+            words.append(f"{degree} {row[degree]}")
+    if row["sequence_parallel"]:
+        words.append("sequence parallel")
+    words.append(f"micro-batch {row['micro_batch']}")
+    words.append(f"checkpointing {row['checkpointing']}")
+    if row["offload"] != "none":
+        words.append(f"offload {row['offload']}")
+    if row["attention"] != "flash":
+        words.append(f"{row['attention']} attention")
+    if row["cross_entropy"] != "plain":
+        words.append(f"{row['cross_entropy']} loss")
+    return words
+
+
+def knob_codes(row: Row) -> str:
+    """The same in short, for one line: 'hf bf16 zero3 dp8 tp2 mb4 ckpt-full'."""
+    codes = []
+    for word in knob_words(row):
+        head, _, value = word.rpartition(" ")
+        if head == "micro-batch":
+            codes.append(f"mb{value}")
+        elif head == "checkpointing":
+            codes.append("" if value == "none" else f"ckpt-{value}")
+        elif head in ("zero", "dp", "tp", "pp", "cp", "ep"):
+            codes.append(f"{head}{value}")
+        else:
+            codes.append(word.replace(" ", "-"))
+    return " ".join(filter(None, codes))
+
+
+def needs(row: Row) -> str:
+    """What one node must have, in short: '16 cores, 24 GiB, 17 GB disk!, 163 Gbit/s'."""
+    parts = [f"{row['cpu_cores_needed']:g} cores{_mark(row['cpu_ok'])}"]
+    if row["host_ram_needed_gib"] is not None:
+        parts.append(f"{row['host_ram_needed_gib']:,.0f} GiB RAM{_mark(row['host_ram_ok'])}")
+    parts.append(f"{disk(row['disk_needed_gb'])} disk{_mark(row['disk_ok'])}")
+    if row["network_needed_gbps"]:
+        assumed = ASSUMED if row["network_assumed"] else _mark(row["network_ok"])
+        parts.append(f"{gbps(row['network_needed_gbps'])}{assumed}")
+    return ", ".join(parts)
+
+
+def needs_and_has(row: Row) -> list[str]:
+    """The same with what the machine has: ['16 cores (has 32)', ...]."""
+
+    def beside(need: str, has: str | None, ok: bool | None, remedy: str = "") -> str:
+        if has is None:
+            return f"{need} (has: not stated)"
+        lack = f" only{remedy}" if ok is False else ""
+        return f"{need} (has {has}{lack})"
+
+    cores, ram, nvme = row["cpu_cores"], row["host_ram_gib"], row["local_nvme_gb"]
+    parts = [
+        beside(
+            f"{row['cpu_cores_needed']:g} CPU cores",
+            None if cores is None else f"{cores:g}",
+            row["cpu_ok"],
+        )
+    ]
+    if row["host_ram_needed_gib"] is not None:
+        parts.append(
+            beside(
+                f"{row['host_ram_needed_gib']:,.0f} GiB RAM",
+                None if ram is None else f"{ram:,.0f}",
+                row["host_ram_ok"],
+            )
+        )
+    parts.append(
+        beside(
+            f"{disk(row['disk_needed_gb'])} disk",
+            None if nvme is None else disk(nvme),
+            row["disk_ok"],
+            ": attach a volume",
+        )
+    )
+    if not row["network_needed_gbps"]:
+        parts.append("no network between nodes")
+    elif row["network_assumed"]:
+        parts.append(
+            f"{gbps(row['network_needed_gbps'])} network ({gbps(row['network_gbps'])} assumed)"
+        )
+    else:
+        parts.append(
+            beside(
+                f"{gbps(row['network_needed_gbps'])} network",
+                f"{row['network_gbps']:,.4g}",
+                row["network_ok"],
+            )
+        )
+    return parts
+
+
+def _mark(ok: bool | None) -> str:
+    return LACKS if ok is False else ""
+
+
+def extra_axes(question: Row) -> dict[str, str]:
+    """What a question fixes beside model, method and data: {'seq_len': '4096', 'lora_rank': '64'}."""
+    found = {"seq_len": str(question["seq_len"])}
+    if question["images_per_sample"]:
+        images = count_of(question["images_per_sample"], "image")
+        found["images"] = f"{images} of {question['image_size']}"
+    for name, value in json.loads(question["axes"]).items():
+        found[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return found
+
+
+def limit_in_words(row: Row) -> str:
+    """Which limit failed and by how much, of one row of the nearest misses."""
+    limit = row["limit_name"]
+    if limit == "past_deadline" and row["need"] is not None:
+        return (
+            f"past the deadline by {hours_in_words(row['short'])}: "
+            f"{hours_in_words(row['need'])} where {hours_in_words(row['have'])} are allowed"
+        )
+    if limit == "over_budget":
+        return (
+            f"over the budget by {money(row['short'])}: "
+            f"{money(row['need'])} where {money(row['have'])} are allowed"
+        )
+    if limit in ("gpu_memory", "host_memory") and row["need"] is not None:
+        what = "GPU memory" if limit == "gpu_memory" else "host memory"
+        allowed = f"{gib(row['have'])} allowed" if row["have"] is not None else "unknown there"
+        short = f" short by {gib(row['short'])} GiB" if row["short"] is not None else ""
+        each = "each" if limit == "gpu_memory" else "a node"
+        return f"{what}{short}: {gib(row['need'])} GiB {each}, {allowed}"
+    return {
+        "no_price": "fits, but no ranked offer sells it",
+        "unsupported": "the GPUs cannot do what was asked (data type or memory)",
+        "no_layout": "no layout divides the model and the batch over the GPUs",
+    }.get(limit, limit.replace("_", " "))
+
+
+def what_works(row: Row) -> str:
+    """What would do if the limit of this row were lifted."""
+    where = f"{machine(row)}, {count_of(row['node_count'], 'node')}"
+    if row.get("provider") is not None:
+        where += f", {rented(row)}"
+    parts = [where]
+    if row["limit_name"] in ("past_deadline", "over_budget", "no_price"):
+        takes = [hours_in_words(row["hours"])]
+        if row.get("usd") is not None:
+            takes.append(money(row["usd"]))
+        parts.insert(0, ", ".join(takes))
+        return " on ".join(parts)
+    return parts[0]
