@@ -226,9 +226,8 @@ _ALL = (
     _column("short_ratio", "f64?", "ratio", "need / have."),
     _column("closest_by", "text", "", "What this row minimises among what that limit rejected."),
     _column("place", "i32", "", "Order of a question's near misses: likeliest to be given way on."),
-    _column(
-        "role", "text", "", "best, best_on_spot, or what the shape's nearest miss is nearest in."
-    ),
+    _column("on_spot", "bool", "", "The row counts for interruptible offers alone."),
+    _column("miss", "text", "", "What the row is nearest in, of all that has no answer."),
 )
 COLUMNS: dict[str, Column] = {column.name: column for column in _ALL}
 assert len(COLUMNS) == len(_ALL), "a column is declared twice"
@@ -334,8 +333,12 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "best_by_shape": (
-        "What a question can expect of a shape at any price; the table behind the rankings.",
-        _names("question shape role setup knob hours"),
+        "What a question can expect of a shape at any price; behind the rankings.",
+        _names("question shape on_spot setup knob hours"),
+    ),
+    "near_misses": (
+        "What came closest on a shape, for questions nothing on sale answers; behind nearest.",
+        _names("question shape miss setup knob hours"),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from sweep.catalogs import Catalogs, load_catalogs
 from sweep.catalogs.stacks import StackBook
-from sweep.errors import RunError
+from sweep.errors import RunError, nearest
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import COMPUTE_DTYPES, PROGRAM_COLUMNS, Program, rule_of
 from sweep.plan.questions import image_tokens, named_model, vision_forward_flop
@@ -86,10 +87,12 @@ def _shown(term: Term) -> str:
     return f"{term.value:,.4g} {term.unit}".rstrip()
 
 
-def scenario_of(row: Mapping[str, Any], spec: Mapping[str, Any], catalogs: Catalogs) -> Scenario:
+def scenario_of(
+    row: Mapping[str, Any], spec: Mapping[str, Any], catalogs: Catalogs, spec_folder: Path = Path()
+) -> Scenario:
     """The scenario a row of the `scenarios` view describes; raises RunError for a lost model."""
     entries = spec.get("axes", {}).get("model", ())
-    model = named_model(str(row["model"]), entries, catalogs.models)
+    model = named_model(str(row["model"]), entries, catalogs.models, spec_folder)
     if model is None:
         raise RunError(
             f"model {row['model']}: no longer in the catalogs, nor at a path the run's spec names; "
@@ -141,16 +144,10 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
     during = 0.0 if q["accumulation"] > 1 else q["gradients"]
     loss_buffer = q["buckets"] + q["root_gather"] + q["layer_gather"]
     layer_buffer = (
-        q["p_top"]
-        - q["resident"]
-        - before
-        - q["in_flight"] * q["kept_backward"]
-        - q["fixed"]
-        - q["residual"]
-        - q["root_gradient"]
-        - q["work"]
+        q["buckets"] + q["root_gather"] + 2.0 * q["layer_gather"] + q["layer_reduce"]
     )
-    above = max(0.0, during - q["layer_gradient_local"] - q["embed_gradient"])
+    below = q["layer_gradient_local"] + q["embed_gradient"] + q["root_shard"]
+    above = max(0.0, during - below) + q["root_open"]
     waiting = (q["in_flight"] - 1.0) * q["kept_backward"]
     terms: list[Term] = []
 
@@ -201,7 +198,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         ("top layer backward", "p_top", (
             ("resident", q["resident"], "as above"),
             ("gradients", before, "from earlier micro-batches of the step"),
-            ("communication buffers", layer_buffer, "buckets, two gathered layers, one unsharded gradient"),
+            ("communication buffers", layer_buffer, "buckets, two gathered layers, one being reduced"),
             ("kept activations", q["in_flight"] * q["kept_backward"], "micro-batches in flight x kept"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
@@ -211,7 +208,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         ("bottom layer backward", "p_bottom", (
             ("resident", q["resident"], "as above"),
             ("gradients", before + above, "of the layers above"),
-            ("communication buffers", layer_buffer, "buckets, two gathered layers, one unsharded gradient"),
+            ("communication buffers", layer_buffer, "buckets, two gathered layers, one being reduced"),
             ("kept activations", waiting + q["one_layer"], "one layer, and waiting micro-batches"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
@@ -398,6 +395,7 @@ _RANKING_FILTERS = {
     "price_model": "price_models",
     "instance_type": "instance_types",
 }
+_OFFER_FILTERS = ("provider", "region", "price_model", "instance_type")
 _SETUP_FIGURES = """
     s.usable_bytes, s.link_bytes_per_s, s.network_bytes_per_s, s.rdma, s.host_ram_bytes, s.vcpus
 """
@@ -421,6 +419,7 @@ def explain_row(
     from sweep.results import open_results
 
     chosen = dict(filters or {})
+    _refuse_filters(chosen, with_setup=setup is not None)
     manifest = load_manifest(folder)
     conditions, values = [], []
     for name in ("train_tokens", "train_text_gb", "seq_len"):
@@ -463,7 +462,34 @@ def explain_row(
             f"{folder}: setup {found[0]['setup']} has no valid layout for this question; there is "
             "nothing to take apart"
         )
-    return explain_scenario(found[0], manifest.spec, headroom)
+    return explain_scenario(
+        found[0], manifest.spec, headroom, spec_folder=_spec_folder(Path(folder))
+    )
+
+
+def _refuse_filters(filters: Mapping[str, Any], *, with_setup: bool) -> None:
+    """Raise RunError for a filter there is none of, or that a setup's row has no column for."""
+    known = ("train_tokens", "train_text_gb", "seq_len", *_RANKING_FILTERS)
+    for name in filters:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise RunError(f"filter: found {name!r}, allowed {', '.join(known)}{hint}")
+        if with_setup and name in _OFFER_FILTERS:
+            raise RunError(
+                f"filter {name}: found it beside a setup, whose rows are of no offer; leave one of "
+                "the two out"
+            )
+
+
+def _spec_folder(folder: Path) -> Path:
+    """Where the relative paths of a run's spec start: where the spec stood, as far as is known."""
+    from sweep.rerank import RECORD_NAME
+
+    try:
+        return Path(json.loads((folder / RECORD_NAME).read_bytes())["spec"]).parent
+    except (OSError, ValueError, TypeError, KeyError):
+        return Path()
 
 
 def explain_scenario(
@@ -471,13 +497,17 @@ def explain_scenario(
     spec: Mapping[str, Any],
     headroom: float,
     catalogs: Catalogs | None = None,
+    spec_folder: Path = Path(),
 ) -> Explanation:
-    """Take a row of `scenarios` (or `cheapest`, with its offer) apart; `spec` is the manifest's."""
+    """Take a row of `scenarios` (or `cheapest`, with its offer) apart; `spec` is the manifest's.
+
+    Its relative paths start at `spec_folder`.
+    """
     catalogs = catalogs or load_catalogs(
-        [Path(one) for one in spec.get("hardware", {}).get("catalogs", ())]
+        [spec_folder / one for one in spec.get("hardware", {}).get("catalogs", ())]
     )
     book: StackBook = catalogs.stacks
-    scenario = scenario_of(row, spec, catalogs)
+    scenario = scenario_of(row, spec, catalogs, spec_folder)
     rule = rule_of(scenario.program, book)
     if rule is None:
         raise RunError("the stacks catalog no longer has the dtype rule of this row; run again")

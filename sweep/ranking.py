@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,10 @@ class Ranking:
     run: Row
     prices: Row
     answers: tuple[Answer, ...]
+
+    def first(self, most: int) -> Ranking:
+        """The same with no more than so many questions."""
+        return replace(self, answers=self.answers[:most])
 
     @property
     def answered(self) -> int:

@@ -175,7 +175,7 @@ def _run_shapes(
 
     numbers = {nodes: shape for shape, nodes in _by_shape(setups).items()}
     shapes = list_shapes(offers, catalogs.gpus)
-    todays = list_setups(spec, shapes, offers, catalogs.gpus)
+    todays = list_setups(spec, shapes, catalogs.gpus)
     rates = [
         setup_rates(
             setup,

@@ -261,12 +261,6 @@ def layer_gather(sc: Scenario) -> float:
     return linear / k["tp"] + other + expert / (k["tp"] * k["ep"])
 
 
-def layer_grad(sc: Scenario) -> float:
-    if sc["knobs"]["zero_stage"] != 3:
-        return 0.0
-    return sc["rule"]["gather_bytes"] * layer_trained_rank(sc)
-
-
 def layer_reduce(sc: Scenario) -> float:
     """The reduce-scatter input: a zero 3 term like the gathers beside it."""
     if sc["knobs"]["zero_stage"] != 3:
@@ -280,7 +274,7 @@ def loss_buffer(sc: Scenario, st: Stage) -> float:
 
 def layer_buffer(sc: Scenario, st: Stage) -> float:
     gathers = root_gather(sc, st) + 2 * layer_gather(sc)
-    return buckets(sc, st) + gathers + layer_grad(sc) + layer_reduce(sc)
+    return buckets(sc, st) + gathers + layer_reduce(sc)
 
 
 # -- 3. the step as a timeline -------------------------------------------------------------------
@@ -424,22 +418,54 @@ def embed_grad(sc: Scenario, st: Stage) -> float:
     return sc["rule"]["grad_bytes"] * trained / grad_division(sc)
 
 
-def root_grad(sc: Scenario, st: Stage) -> float:
-    """Gradients the head has left when the layers' backward begins."""
-    if accumulation(sc) > 1 or optimizer_offloaded(sc) or not st.last:
+def head_trained_rank(sc: Scenario, st: Stage) -> float:
+    """Trained elements of the head (the embedding, if tied) on the stage with the loss."""
+    if not st.last:
         return 0.0
     parts = sc["model"]["parts"]
     trained = parts["head"]["trained"]
     if sc["model"]["tied"]:
         trained += parts["embed"]["trained"]
-    return sc["rule"]["grad_bytes"] * trained / sc["knobs"]["tp"] / grad_division(sc)
+    elements: float = trained / sc["knobs"]["tp"]
+    return elements
 
 
-def embed_end(sc: Scenario) -> float:
+def root_open(sc: Scenario, st: Stage) -> float:
+    """The root's unsharded gradient at stage 3: there until all layers are done."""
+    if sc["knobs"]["zero_stage"] != 3:
+        return 0.0
+    return sc["rule"]["gather_bytes"] * head_trained_rank(sc, st)
+
+
+def root_shard(sc: Scenario, st: Stage) -> float:
+    if sc["knobs"]["zero_stage"] != 3 or optimizer_offloaded(sc):
+        return 0.0
+    return sc["rule"]["grad_bytes"] * head_trained_rank(sc, st) / shards(sc)
+
+
+def root_grad(sc: Scenario, st: Stage) -> float:
+    """Gradients the head has left when the layers' backward begins."""
+    if sc["knobs"]["zero_stage"] == 3:
+        return root_open(sc, st)
+    if accumulation(sc) > 1 or optimizer_offloaded(sc):
+        return 0.0
+    return sc["rule"]["grad_bytes"] * head_trained_rank(sc, st) / grad_division(sc)
+
+
+def embed_end(sc: Scenario, st: Stage) -> float:
     if not sc["model"]["parts"]["embed"]["trained"]:
         return 0.0
-    rule = sc["rule"]
-    if sc["model"]["tied"]:
+    rule, tied = sc["rule"], sc["model"]["tied"]
+    if sc["knobs"]["zero_stage"] == 3:
+        elements = root_of_stage(sc, "trained", st.first, st.last)
+        gather, reduce = rule["gather_bytes"], rule["reduce_bytes"]
+        if tied:
+            held = (2 * gather + max(reduce, 2 * gather)) * elements + layer_reduce(sc)
+        else:
+            held = (gather + reduce) * elements
+        sharded = 0.0 if optimizer_offloaded(sc) else rule["grad_bytes"] * elements / shards(sc)
+        return held - sharded
+    if tied:
         return 2 * rule["grad_bytes"] * head_elements(sc)
     return rule["activation_bytes"] * hidden_tokens(sc)
 
@@ -460,15 +486,16 @@ def phases(sc: Scenario, st: Stage) -> dict[str, float]:
     at_layers += sc["rule"]["residual_bytes"] * hidden_tokens(sc)
     in_flight, kept = inflight(sc, st), keep(sc, prime=True)
     finished = grads_during(sc, st) - layer_grad_local(sc) - embed_grad(sc, st)
+    finished = max(0.0, finished - root_shard(sc, st)) + root_open(sc, st)
 
     bytes_of = {}
     if st.last:
         bytes_of["forward"] = at_loss + keep(sc, prime=False) + loss_forward(sc)
         bytes_of["loss"] = at_loss + kept + loss_backward(sc)
     bytes_of["top"] = at_layers + in_flight * kept + root_grad(sc, st)
-    bytes_of["bottom"] = at_layers + max(0.0, finished) + (in_flight - 1) * kept + one_layer(sc)
+    bytes_of["bottom"] = at_layers + finished + (in_flight - 1) * kept + one_layer(sc)
     if st.first:
-        bytes_of["end"] = held + grads_during(sc, st) + embed_end(sc)
+        bytes_of["end"] = held + grads_during(sc, st) + embed_end(sc, st)
     bytes_of["step"] = resident(sc, st) + resident_grads(sc, st) + step_temporaries(sc, st)
     return bytes_of
 

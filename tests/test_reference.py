@@ -238,12 +238,13 @@ def test_zero_3_across_nodes_by_hand() -> None:
     result = reference.evaluate(sc)
     bytes_of = result["phases"]["only"]
     # S = 6 x 337 = 2022. Gathered root 2 x 260, layer 2 x (512/2 + 16) = 544; layer buffer
-    # 520 + 2 x 544 + 544 + 544 = 2696. Gradients 674: layer's 2 x 272/4, embedding's 2 x 128/4
-    # leave 474 at the bottom; the head's at the top 2 x 132/4 = 66.
-    assert bytes_of["bottom"] == pytest.approx(2022 + 2696 + 474 + 512 + 1152 + 512 + 5248)
-    assert bytes_of["top"] == pytest.approx(2022 + 2696 + 2048 + 1152 + 512 + 66 + 5248)
+    # 520 + 2 x 544 + 544 = 2152. Gradients 674: less the layer's 2 x 272/4, the embedding's 2 x 128/4
+    # and the head's shard 2 x 132/4 they leave 408; the head's own stays whole, 2 x 132 = 264.
+    assert bytes_of["bottom"] == pytest.approx(2022 + 2152 + 408 + 264 + 512 + 1152 + 512 + 5248)
+    assert bytes_of["top"] == pytest.approx(2022 + 2152 + 2048 + 1152 + 512 + 264 + 5248)
     assert bytes_of["forward"] == pytest.approx(2022 + 1064 + 2048 + 1152 + 2048 + 10240)
-    assert bytes_of["end"] == pytest.approx(2022 + 674 + 512)
+    # The root's gradient and its reduction, (2 + 2) x 260, in place of its shard 2 x 260/4.
+    assert bytes_of["end"] == pytest.approx(2022 + 674 + 1040 - 130)
     # 3 x 2696 = 8088 a micro-batch: 4044 over the link = 40.44 s; the network carries
     # 8088 x 1/2 x min(4, 4)/2 = 8088 = 202.2 s; latency 0.5 x 2 x 4 layers
     assert result["seconds"]["shard"] == pytest.approx(202.2 + 4)

@@ -381,16 +381,12 @@ def plain_nearest(plain: Plain, question: int) -> dict[tuple[str, str], Row]:
         affordable = [row for row in late if row["usd"] <= plain.budget] or late
         found["past_deadline", "usd"] = min(affordable, key=lambda r: r["usd"])
         found["past_deadline", "hours"] = min(affordable, key=lambda r: r["hours"])
-    if in_time := [row for row in payable if row["hours"] <= plain.deadline]:
+    in_time = [row for row in payable if row["hours"] <= plain.deadline]
+    if in_time:
         found["over_budget", "usd"] = min(in_time, key=lambda r: r["usd"])
-    answered = {r["shape"] for r in plain.scenarios[question] if r["verdict_text"] == "fits"}
     for limit in ("gpu_memory", "host_memory"):
-        rows = [
-            row
-            for row in plain.scenarios[question]
-            if row["verdict_text"] == limit and row["shape"] not in answered
-        ]
-        if rows:
+        rows = [row for row in plain.scenarios[question] if row["verdict_text"] == limit]
+        if rows and not in_time:
             found[limit, "short_ratio"] = min(
                 rows, key=lambda r: (miss(plain, r)[0], r["setup"], r["knob"])
             )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sweep.catalogs.folder import read_catalog
 from sweep.catalogs.hardware import Gpu, Instance, gpu_names, load_gpus, load_instances
-from sweep.catalogs.tables import Column
+from sweep.catalogs.tables import Column, read_rows
 from sweep.errors import Problem, nearest
 from sweep.units import GBIT_PER_S_BYTES
 from sweep.vocabulary import PRICE_MODELS
@@ -68,6 +68,23 @@ OFFER_KEY = (
     "price_model",
     "as_of",
     "source",
+)
+
+# A user's own quote: the columns of offers.csv, of which it needs few; what the others are without
+# a word. A quote without a day counts as seen on the day prices are asked for.
+_QUOTE_NEEDS = ("provider", "instance_type", "gpu", "gpu_count", "price_per_hour")
+_QUOTE_DEFAULTS: Mapping[str, Any] = {
+    "region": "not stated",
+    "price_model": "on_demand",
+    "currency": "USD",
+    "scope": "instance",
+    "source": "user quote",
+}
+QUOTE_COLUMNS = tuple(
+    Column("gpu_count", int, "GPUs", required=True, low=1, high=128)
+    if column.name == "gpu_count"
+    else replace(column, required=column.name in _QUOTE_NEEDS)
+    for column in OFFER_COLUMNS
 )
 
 
@@ -203,17 +220,15 @@ def _offer(
     )
 
 
-def load_offers(folders: Sequence[Path]) -> tuple[list[Offer], list[Problem]]:
-    """The offers of offers.csv, host facts filled from instances.csv, and every problem found.
-
-    Rows of gpus.csv and instances.csv are read too, but their own problems are not repeated here.
-    A row with a problem is left out. Offers keep the order of the files, a later folder's last.
-    """
+def _offers(
+    rows: Iterable[Mapping[str, Any]], folders: Sequence[Path]
+) -> tuple[list[Offer], list[Problem]]:
+    """Rows as offers, host facts filled from instances.csv; a row with a problem is left out."""
     gpus, _ = load_gpus(folders)
     instances, _ = load_instances(folders)
     exact, all_names = gpu_names(gpus, loose=False), gpu_names(gpus)
-    rows, problems = read_catalog(folders, "offers.csv", OFFER_COLUMNS, OFFER_KEY)
     offers: list[Offer] = []
+    problems: list[Problem] = []
     for row in rows:
         folded = row["gpu"].casefold()
         gpu_key = all_names.get(folded)
@@ -231,6 +246,43 @@ def load_offers(folders: Sequence[Path]) -> tuple[list[Offer], list[Problem]]:
             loose = gpu_key is not None and folded not in exact
             offers.append(_offer(row, gpu_key, loose, reason, machine))
     return offers, problems
+
+
+def load_offers(
+    folders: Sequence[Path], files: Sequence[Path] = ()
+) -> tuple[list[Offer], list[Problem]]:
+    """The offers of offers.csv and of files of quotes, and every problem found.
+
+    Host facts are filled from instances.csv. Rows of gpus.csv and instances.csv are read too, but
+    their own problems are not repeated here. A row with a problem is left out. Offers keep the
+    order of the files, a later folder's last, quotes after them.
+    """
+    rows, problems = read_catalog(folders, "offers.csv", OFFER_COLUMNS, OFFER_KEY)
+    offers, found = _offers(rows, folders)
+    quotes, more = load_quotes(files, folders, dt.date.today()) if files else ([], [])
+    return offers + quotes, problems + found + more
+
+
+def load_quotes(
+    files: Sequence[Path], folders: Sequence[Path], today: dt.date
+) -> tuple[list[Offer], list[Problem]]:
+    """The offers of a user's own CSV files, and every problem found.
+
+    The columns are those of offers.csv; only provider, instance_type, gpu, gpu_count and
+    price_per_hour must be there. Without the others a quote is an on-demand price of the whole
+    machine in USD, in a region not stated, seen `today`. The folders' catalogs say what a GPU is,
+    and what an instance type has besides.
+    """
+    quotes: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for path in files:
+        rows, found = read_rows(path, QUOTE_COLUMNS, OFFER_KEY)
+        problems += found
+        for row in rows:
+            stated = {name: value for name, value in row.items() if value is not None}
+            quotes.append({**row, "as_of": today, **_QUOTE_DEFAULTS, **stated, "_path": path})
+    offers, found = _offers(quotes, folders)
+    return offers, problems + found
 
 
 def latest_offers(offers: Iterable[Offer], as_of: dt.date | None = None) -> list[Offer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import math
 import os
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 # Where no terminal says how wide lines may be (a pipe, a file): wide enough to cut nothing.
 PIPE_COLUMNS = 160
-EXISTING_FOLDER = click.Path(path_type=str)
 
 
 def json_option(function: Any) -> Any:
@@ -50,9 +50,14 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
+def json_text(value: Any, indent: int | None = 1) -> str:
+    """A value as JSON."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False)
+
+
 def write_json(value: Any) -> None:
     """One JSON value on stdout."""
-    click.echo(json.dumps(_plain(value), indent=1, ensure_ascii=False))
+    click.echo(json_text(value))
 
 
 def columns() -> int:
@@ -64,7 +69,11 @@ def columns() -> int:
 
 def console(width: int | None = None) -> Console:
     """A console on stdout: colours on a terminal only, and none with NO_COLOR."""
-    from rich.console import Console
+    from rich import console as rich_console
+
+    class Console(rich_console.Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, "")  # rich would exit with 1
 
     return Console(
         file=sys.stdout,

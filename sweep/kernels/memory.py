@@ -32,13 +32,15 @@ _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
 )
 _Q = {name: int(member) for name, member in Quantity.__members__.items()}
 (
-    WEIGHTS, FROZEN, OPTIMIZER, GRADIENTS, BUCKETS, ROOT_GATHER, LAYER_GATHER, LAYER_GRADIENT, KEPT,
+    WEIGHTS, FROZEN, OPTIMIZER, GRADIENTS, BUCKETS, ROOT_GATHER, LAYER_GATHER, LAYER_REDUCE, KEPT,
     KEPT_BACKWARD, FIXED, HEAD_COPY, LOSS_FORWARD, LOSS_BACKWARD, WORK, ONE_LAYER, RESIDUAL,
     ROOT_GRADIENT, EMBED_END, STEP_TEMPORARY, P_FORWARD, P_LOSS, P_TOP, P_BOTTOM, P_END, P_STEP,
     IN_FLIGHT, RESIDENT, STAGE, ALLOCATED, DEVICE, HOST, OFFLOADED,
 ) = range(33)  # fmt: skip
 EMBED_GRADIENT = _Q["EMBED_GRADIENT"]
 LAYER_GRADIENT_LOCAL = _Q["LAYER_GRADIENT_LOCAL"]
+ROOT_OPEN = _Q["ROOT_OPEN"]
+ROOT_SHARD = _Q["ROOT_SHARD"]
 
 
 @scalar
@@ -183,7 +185,7 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     buckets = 0.0
     root_gather = 0.0
     layer_gather = 0.0
-    layer_gradient = 0.0
+    layer_reduce = 0.0
     layer_trained = (
         case.layer_trained[LINEAR] / tp
         + case.layer_trained[OTHER]
@@ -204,11 +206,10 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
             + case.layer_frozen_bytes[EXPERT] / (tp * ep)
             + gather * layer_trained
         )
-        layer_gradient = gather * layer_trained
+        layer_reduce = program.reduce_bytes * layer_trained
     loss_buffer = buckets + root_gather + layer_gather
-    layer_buffer = buckets + root_gather + 2.0 * layer_gather + layer_gradient
-    if zero == 3:
-        layer_buffer += program.reduce_bytes * layer_trained
+    # The layer's own unsharded gradient is in its working set already.
+    layer_buffer = buckets + root_gather + 2.0 * layer_gather + layer_reduce
 
     hidden_tokens = hidden * tokens / (tp if sequence_parallel == 1 else 1)
     kept = stage_share * (keep_a * tokens + keep_b)
@@ -241,15 +242,33 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     embed_gradient = 0.0
     if tied == 0 and stage == 0:
         embed_gradient = program.grad_bytes * embed_trained / tp * grad_share
-    root_gradient = 0.0
-    if accumulation <= 1 and has_loss:
-        root_gradient = case.trained[HEAD]
+    # At stage 3 the root's gradient stays unsharded until its own backward ends, after all layers.
+    head_trained = 0.0
+    if has_loss:
+        head_trained = case.trained[HEAD] / tp
         if tied == 1:
-            root_gradient += embed_trained
-        root_gradient *= program.grad_bytes / tp * grad_share
+            head_trained += embed_trained / tp
+    root_gradient = 0.0
+    root_open = 0.0
+    root_shard = 0.0
+    if zero == 3:
+        root_open = program.gather_bytes * head_trained
+        root_gradient = root_open
+        root_shard = program.grad_bytes * head_trained * grad_share
+    elif accumulation <= 1:
+        root_gradient = program.grad_bytes * head_trained * grad_share
     embed_end = 0.0
     if embed_trained > 0.0 and stage == 0:
-        if tied == 1:
+        if zero == 3:
+            root_trained = root_elements(case.trained, tied, tp, pp, stage)
+            gathered = program.gather_bytes
+            if tied == 1:
+                each = 2.0 * gathered + max(program.reduce_bytes, 2.0 * gathered)
+                embed_end = each * root_trained + layer_reduce
+            else:
+                embed_end = (gathered + program.reduce_bytes) * root_trained
+            embed_end -= program.grad_bytes * root_trained * grad_share
+        elif tied == 1:
             embed_end = 2.0 * program.grad_bytes * hidden * vocab / tp
         else:
             embed_end = program.activation_bytes * hidden_tokens
@@ -265,7 +284,8 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     p_bottom = (
         resting
         + layer_buffer
-        + max(0.0, during - layer_gradient_local - embed_gradient)
+        + max(0.0, during - layer_gradient_local - embed_gradient - root_shard)
+        + root_open
         + (in_flight - 1.0) * kept_backward
         + one_layer
         + fixed
@@ -290,7 +310,7 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     out[BUCKETS] = buckets
     out[ROOT_GATHER] = root_gather
     out[LAYER_GATHER] = layer_gather
-    out[LAYER_GRADIENT] = layer_gradient
+    out[LAYER_REDUCE] = layer_reduce
     out[KEPT] = kept
     out[KEPT_BACKWARD] = kept_backward
     out[FIXED] = fixed
@@ -316,3 +336,5 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     out[DEVICE] = device
     out[EMBED_GRADIENT] = embed_gradient
     out[LAYER_GRADIENT_LOCAL] = layer_gradient_local
+    out[ROOT_OPEN] = root_open
+    out[ROOT_SHARD] = root_shard

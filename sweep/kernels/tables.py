@@ -276,7 +276,7 @@ class Quantity(IntEnum):
     BUCKETS = 4
     ROOT_GATHER = 5
     LAYER_GATHER = 6
-    LAYER_GRADIENT = 7
+    LAYER_REDUCE = 7
     KEPT = 8
     KEPT_BACKWARD = 9
     FIXED = 10
@@ -335,6 +335,8 @@ class Quantity(IntEnum):
     NETWORK_BYTES_PER_STEP = 63
     EMBED_GRADIENT = 64
     LAYER_GRADIENT_LOCAL = 65
+    ROOT_OPEN = 66  # the root's unsharded gradient at stage 3
+    ROOT_SHARD = 67
 
 
 QUANTITIES = len(Quantity)

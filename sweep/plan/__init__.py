@@ -226,7 +226,7 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
             "regions, instances or price_models (see `sweep catalog list offers`)"
         )
     hardware_shapes = list_shapes(offers, catalogs.gpus)
-    setups = list_setups(spec, hardware_shapes, offers, catalogs.gpus)
+    setups = list_setups(spec, hardware_shapes, catalogs.gpus)
     if not setups:
         raise PlanError(
             f"{spec.path}: hardware: no setup is left; every machine has more GPUs than "

@@ -43,48 +43,52 @@ def choose_models(spec: Spec, catalog: Mapping[str, Model]) -> dict[str, Model]:
     """The models a spec names, in its order: globs, keys, ids, or paths of a config.json."""
     chosen: dict[str, Model] = {}
     for entry in spec.axes["model"]:
-        if is_model_path(entry):
-            from sweep.catalogs.hf_config import model_from_config
-
-            model = model_from_config(Path(entry))
-            if chosen.get(model.key, model) != model:
+        for model in _models_of(entry, spec, catalog):
+            if chosen.setdefault(model.key, model) != model:
                 raise PlanError(
                     f"{spec.path}: models: found two different models named {model.key}; rename the "
                     "folder of one of them"
                 )
-            chosen[model.key] = model
-            continue
-        resolved = resolve_model(entry, catalog)
-        if resolved is not None:
-            chosen[resolved.key] = resolved
-            continue
-        folded = entry.casefold()
-        names = [key for key in catalog if fnmatchcase(key.casefold(), folded)]
-        if not names:
-            known = [*catalog, *(model.hf_id for model in catalog.values() if model.hf_id)]
-            close = nearest(entry, known)
-            hint = f"; did you mean {close!r}?" if close else ""
-            raise PlanError(
-                f"{spec.path}: models: found {entry!r}, which names no model of the catalog{hint}; "
-                "see `sweep catalog list models`, or give the path of its config.json"
-            )
-        for name in names:
-            chosen[name] = catalog[name]
     return chosen
 
 
-def named_model(key: str, entries: Sequence[str], catalog: Mapping[str, Model]) -> Model | None:
-    """The model of a key: from the catalog, or from a config.json among a spec's entries."""
-    if key in catalog:
-        return catalog[key]
-    from sweep.catalogs.hf_config import model_from_config
+def _models_of(entry: str, spec: Spec, catalog: Mapping[str, Model]) -> list[Model]:
+    if is_model_path(entry):
+        from sweep.catalogs.hf_config import model_from_config
 
+        return [model_from_config(Path(entry))]
+    resolved = resolve_model(entry, catalog)
+    if resolved is not None:
+        return [resolved]
+    folded = entry.casefold()
+    found = [model for key, model in catalog.items() if fnmatchcase(key.casefold(), folded)]
+    if not found:
+        known = [*catalog, *(model.hf_id for model in catalog.values() if model.hf_id)]
+        close = nearest(entry, known)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise PlanError(
+            f"{spec.path}: models: found {entry!r}, which names no model of the catalog{hint}; "
+            "see `sweep catalog list models`, or give the path of its config.json"
+        )
+    return found
+
+
+def named_model(
+    key: str, entries: Sequence[str], catalog: Mapping[str, Model], folder: Path = Path()
+) -> Model | None:
+    """The model of a key: from a config.json among a spec's entries, or from the catalog.
+
+    Relative entries start at `folder`; a run's manifest holds them without the "./" of a spec.
+    """
     for entry in entries:
-        if is_model_path(entry) and Path(entry).exists():
-            model = model_from_config(Path(entry))
+        path = folder / entry
+        if path.is_file() or (path / "config.json").is_file():
+            from sweep.catalogs.hf_config import model_from_config
+
+            model = model_from_config(path)
             if model.key == key:
                 return model
-    return None
+    return catalog.get(key)
 
 
 def image_tokens(shape: ModelShape, size: str) -> tuple[int, int]:

@@ -6,15 +6,17 @@ import datetime as dt
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sweep.catalogs import Catalogs
 from sweep.catalogs.hardware import Gpu
-from sweep.catalogs.offers import ON_REQUEST_REASONS, Offer, latest_offers
+from sweep.catalogs.offers import ON_REQUEST_REASONS, Offer, latest_offers, load_quotes
 from sweep.catalogs.rates import usd_rates
 from sweep.catalogs.stacks import StackBook
+from sweep.catalogs.tables import raise_if
 from sweep.errors import PlanError, nearest
 from sweep.kernels.tables import (
     ATTENTION_S,
@@ -39,10 +41,17 @@ from sweep.units import GB, GBIT_PER_S_BYTES, GIB
 _ALONE_GBPS = 10.0
 # Link domains from here on span the machines of a rack; smaller ones end at a machine.
 _RACK_SCALE_GPUS = 32
+# Need over limit, per byte, of an offload to a host whose RAM is unknown: behind every miss of a
+# known size, yet finite, so that a scenario the GPU supports goes before one it does not.
+_UNKNOWN_RAM_INVERSE = 1.0
 
 
 class Shape(NamedTuple):
-    """What makes two machines the same to the engine; None is unknown."""
+    """What makes two machines the same to the engine; None is unknown.
+
+    `max_nodes` is the most nodes tried of owned machines, where that is fewer than of rented ones:
+    two clusters of equal machines and unequal sizes do not share their offers. None is no limit.
+    """
 
     gpu: str
     gpus_per_node: int
@@ -51,6 +60,7 @@ class Shape(NamedTuple):
     host_ram_gib: float | None
     vcpus: float | None
     local_nvme_gb: float | None
+    max_nodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,6 @@ class PricedOffer:
     rankable: bool
     unrankable_reason: str
     notes: str
-    max_nodes: int | None = None
 
 
 class Setup(NamedTuple):
@@ -141,6 +150,10 @@ def _owned_offers(spec: Spec, gpus: Mapping[str, Gpu]) -> list[PricedOffer]:
             float(machine.vcpus),
             machine.local_nvme_gb,
         )
+        tried = _node_counts(spec, shape, gpus[machine.gpu])
+        enough = [nodes for nodes in tried if nodes <= machine.nodes]
+        if enough != tried:
+            shape = shape._replace(max_nodes=max(enough, default=0))
         found.append(
             PricedOffer(
                 shape=shape,
@@ -157,7 +170,6 @@ def _owned_offers(spec: Spec, gpus: Mapping[str, Gpu]) -> list[PricedOffer]:
                 rankable=True,
                 unrankable_reason="",
                 notes="",
-                max_nodes=machine.nodes,
             )
         )
     return found
@@ -170,12 +182,16 @@ def priced_offers(spec: Spec, catalogs: Catalogs, today: dt.date) -> list[Priced
     if set(hardware.price_models) == {"owned"}:
         return owned
     chosen = choose_gpus(spec, catalogs.gpus)
-    _check_globs(spec, catalogs.offers)
-    rates = usd_rates(catalogs.rates, spec.exchange_rates, hardware.offers_as_of)
     newest_day = hardware.offers_as_of or today
+    files = [Path(file) for file in hardware.offers]
+    quotes, problems = load_quotes(files, catalogs.folders, newest_day) if files else ([], [])
+    raise_if(problems)
+    offers = [*catalogs.offers, *quotes]
+    _check_globs(spec, offers)
+    rates = usd_rates(catalogs.rates, spec.exchange_rates, hardware.offers_as_of)
     allowed_reasons = ON_REQUEST_REASONS if hardware.include_per_gpu_prices else ()
     found = list(owned)
-    for offer in latest_offers(catalogs.offers, hardware.offers_as_of):
+    for offer in latest_offers(offers, hardware.offers_as_of):
         if not offer.rankable and offer.unrankable_reason not in allowed_reasons:
             continue
         if (
@@ -242,32 +258,26 @@ def devices_per_node(shape: Shape, gpus: Mapping[str, Gpu]) -> int:
     return shape.gpus_per_node * gpus[shape.gpu].logical_devices
 
 
-def list_setups(
-    spec: Spec, shapes: Sequence[Shape], offers: Sequence[PricedOffer], gpus: Mapping[str, Gpu]
-) -> list[Setup]:
+def _node_counts(spec: Spec, shape: Shape, gpu: Gpu) -> list[int]:
+    """The numbers of nodes to try of a shape: within max_gpus, and joined by something."""
+    per_node = shape.gpus_per_node * gpu.logical_devices
+    networked = shape.network_gbps is not None or spec.hardware.assume_network_gbps is not None
+    return [
+        nodes
+        for nodes in spec.hardware.node_counts
+        if nodes * per_node <= spec.hardware.max_gpus
+        and (shape.max_nodes is None or nodes <= shape.max_nodes)
+        and (nodes == 1 or networked or _joined_by_link(gpu, nodes * per_node, per_node))
+    ]
+
+
+def list_setups(spec: Spec, shapes: Sequence[Shape], gpus: Mapping[str, Gpu]) -> list[Setup]:
     """Every shape by every node count asked for, ordered so that equal classes stand together."""
-    most_nodes: dict[Shape, int | None] = {}
-    for offer in offers:
-        known = most_nodes.get(offer.shape, 0)
-        if offer.max_nodes is None or known is None:
-            most_nodes[offer.shape] = None
-        else:
-            most_nodes[offer.shape] = max(known, offer.max_nodes)
-    found = []
-    for index, shape in enumerate(shapes):
-        most = most_nodes[shape]
-        per_node = devices_per_node(shape, gpus)
-        gpu = gpus[shape.gpu]
-        for nodes in spec.hardware.node_counts:
-            total = nodes * per_node
-            reachable = (
-                nodes == 1
-                or shape.network_gbps is not None
-                or spec.hardware.assume_network_gbps is not None
-                or _joined_by_link(gpu, total, per_node)
-            )
-            if total <= spec.hardware.max_gpus and (most is None or nodes <= most) and reachable:
-                found.append(Setup(index, nodes))
+    found = [
+        Setup(index, nodes)
+        for index, shape in enumerate(shapes)
+        for nodes in _node_counts(spec, shape, gpus[shape.gpu])
+    ]
 
     def order(setup: Setup) -> tuple[int, int, int]:
         per_node = devices_per_node(shapes[setup.shape], gpus)
@@ -379,7 +389,7 @@ def setup_table(rates: Sequence[SetupRates], memory_headroom: float) -> np.ndarr
         table[HOST_LIMIT, j] = np.inf if ram is None else ram
         table[HOST_INVERSE, j] = 0.0 if ram is None else 1.0 / ram
         table[OFFLOAD_LIMIT, j] = 0.0 if ram is None else ram
-        table[OFFLOAD_INVERSE, j] = np.inf if ram is None else 1.0 / ram
+        table[OFFLOAD_INVERSE, j] = _UNKNOWN_RAM_INVERSE if ram is None else 1.0 / ram
     return table
 
 

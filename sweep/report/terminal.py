@@ -17,6 +17,9 @@ Row = Mapping[str, Any]
 # Up to this many questions are shown in full, more as a list.
 MOST_CARDS = 4
 _GAP = "  "
+_HARD_SPACE = "\u00a0"
+# Characters that knobs beside an answer must have for most of them to be read.
+_LEAST_KNOBS = 44
 
 
 def ranking_lines(ranking: Ranking, width: int, *, full: bool | None = None) -> Iterator[Text]:
@@ -109,7 +112,9 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
     rented_width = max((len(words.rented(row)) for row in best), default=10)
     rented_width = max(min(rented_width, width - fixed), 8)
     indent = " " * (1 + label_width + len(_GAP))
-    shown = _details_that_fit(answers, ranking.run, width - len(indent))
+    knob_width = width - fixed - rented_width - len(_GAP)
+    knobs_beside = knob_width >= _LEAST_KNOBS
+    shown = _details_that_fit(answers, ranking.run, width - len(indent), knobs_beside)
 
     def line(label: str, gpus: str, nodes: str, where: str, hours: str, usd: str) -> str:
         cells = [
@@ -120,7 +125,7 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
 
     yield Text("")
     head = line("text", "GPUs", "nodes", "rented as (a node)", "hours", "usd")
-    yield Text(head, style="dim")
+    yield Text(head + (f"{_GAP}how" if knobs_beside else ""), style="dim")
     group = None
     for answer, label in zip(answers, labels, strict=True):
         question = answer.question
@@ -137,14 +142,15 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
             label, words.machine(row), f"{row['node_count']:,}", words.rented(row),
             words.hours(row["hours"]), words.money(row["usd"]),
         )  # fmt: skip
-        yield Text.assemble((text[:-usd_width], ""), (text[-usd_width:], "bold green"))
+        how = _GAP + _cut(words.knob_codes(row), knob_width) if knobs_beside else ""
+        yield Text.assemble((text[:-usd_width], ""), (text[-usd_width:], "bold green"), (how, "dim"))
         details = _details(answer, ranking.run)
         found = "; ".join(details[name] for name in shown if details.get(name))
         yield Text(_cut(indent + found, width), style="dim")
 
 
 # What stands under each answer, most important first, and in the order it is written.
-_BY_IMPORTANCE = ("needs", "next", "memory", "knobs", "seen")
+_BY_IMPORTANCE = ("needs", "seen", "next", "memory", "knobs")
 _IN_ORDER = ("needs", "memory", "knobs", "seen", "next")
 
 
@@ -164,11 +170,15 @@ def _details(answer: Answer, run: Row) -> dict[str, str]:
     return found
 
 
-def _details_that_fit(answers: Sequence[Answer], run: Row, width: int) -> list[str]:
+def _details_that_fit(
+    answers: Sequence[Answer], run: Row, width: int, knobs_beside: bool
+) -> list[str]:
     """The details that fit into one line for nearly every question, so that lines look alike."""
     found = [_details(answer, run) for answer in answers if answer.ranked]
     shown: list[str] = []
     for name in _BY_IMPORTANCE:
+        if name == "knobs" and knobs_beside:
+            continue
         tried = [*shown, name]
         lengths = sorted(sum(len(one.get(n, "")) + 2 for n in tried) - 2 for one in found)
         if lengths and lengths[int(len(lengths) * 0.95)] <= width:
@@ -216,14 +226,22 @@ def _card(answer: Answer, run: Row, varying: Sequence[str], width: int) -> Itera
         if more:
             line.append(f"{_GAP}{more}", style="dim")
         yield line
-        yield from _facts(row, " " * len(front), width)
+        facts = _facts(row)
+        for label, fact in facts.items():
+            start = f"{' ' * len(front)}{label:<8}"
+            if row is not answer.ranked[0] and fact == _facts(answer.ranked[0])[label]:
+                fact = "as above"
+            for text in _wrap(fact, start, " " * len(start), width):
+                found = Text(text)
+                found.stylize("dim", 0, len(start) if text.startswith(start) else 0)
+                yield found
 
 
 def _gpus(row: Row) -> str:
     return f"{words.machine(row)}, {words.count_of(row['node_count'], 'node')}"
 
 
-def _facts(row: Row, indent: str, width: int) -> Iterator[Text]:
+def _facts(row: Row) -> dict[str, str]:
     price = [f"{words.money(row['usd_per_hour'])} a node-hour", row["price_model"], row["region"]]
     if row["currency"] != "USD":
         price[0] += f" ({row['price_per_hour']:,.2f} {row['currency']})"
@@ -231,25 +249,77 @@ def _facts(row: Row, indent: str, width: int) -> Iterator[Text]:
     if row["same_price"] > 1:
         price.append(f"{words.count_of(row['same_price'], 'offer')} at this price")
     free = "free" if row["headroom_gib"] >= 0 else "short"
-    lines = (
-        ("price", price),
-        ("memory", [
+    found = {
+        "price": price,
+        "memory": [
             f"{words.gib(row['peak_gib'])} GiB a GPU at peak",
             f"{words.gib(row['usable_gib'])} usable",
             f"{words.gib(abs(row['headroom_gib']))} {free}",
-        ]),
-        ("how", [
+        ],
+        "how": [
             *words.knob_words(row),
             f"{row['gradient_accumulation']} x accumulated = global batch {row['global_batch']}",
-        ]),
-        ("node", words.needs_and_has(row)),
-    )  # fmt: skip
-    for label, parts in lines:
-        start = f"{indent}{label:<8}"
-        for text in _wrap(", ".join(parts), start, " " * len(start), width):
-            line = Text(text)
-            line.stylize("dim", 0, len(start) if text.startswith(start) else 0)
-            yield line
+        ],
+        "node": words.needs_and_has(row),
+    }
+    # Lines break between the parts, not within them.
+    return {
+        label: ", ".join(part.replace(" ", _HARD_SPACE) for part in parts)
+        for label, parts in found.items()
+    }
+
+
+# A table of every figure --------------------------------------------------------------------------
+
+_WIDE = (
+    "question rank model method seq_len train_text_gb train_tokens provider instance_type region "
+    "price_model gpu gpu_count node_count hours usd usd_per_hour as_of peak_gib limit_gib "
+    "headroom_gib stack precision quantization optimizer zero_stage dp tp pp cp ep micro_batch "
+    "gradient_accumulation global_batch checkpointing offload cpu_cores_needed cpu_cores "
+    "host_ram_needed_gib host_ram_gib disk_needed_gb local_nvme_gb network_needed_gbps "
+    "network_gbps tokens_per_s usd_per_million_tokens same_price source setup knob limit_name need "
+    "have"
+).split()
+
+
+def wide_lines(ranking: Ranking) -> Iterator[Text]:
+    """One line a setup with every figure under its column's name, for wide screens and `less -S`."""
+    rows = [
+        {**answer.question, **row}
+        for answer in ranking.answers
+        for row in (answer.ranked or answer.nearest)
+    ]
+    names = [name for name in _WIDE if any(row.get(name) is not None for row in rows)]
+    yield from table_lines(names, [[row.get(name) for name in names] for row in rows])
+
+
+def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[Text]:
+    """Rows under their column names, numbers to the right; nothing is cut."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)]
+    right = [
+        any(isinstance(row[i], int | float) for row in rows) for i in range(len(names))
+    ]
+
+    def line(row: Sequence[str]) -> str:
+        return _GAP.join(
+            f"{cell:>{width}}" if number else f"{cell:<{width}}"
+            for cell, width, number in zip(row, widths, right, strict=True)
+        ).rstrip()
+
+    yield Text(line(names), style="bold")
+    for row in cells:
+        yield Text(line(row))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
+    return " ".join(str(value).split())
 
 
 # Where nothing works ------------------------------------------------------------------------------
@@ -260,20 +330,23 @@ def _nothing(answer: Answer, start: str, indent: str, width: int, most: int) -> 
     if not answer.nearest:
         yield Text(f"{start}nothing works, and nothing comes near", style="yellow")
         return
-    first = True
+    lead, style, said = f"{start}nothing works: ", "yellow", set()
     for row in answer.nearest[:most]:
-        again = not first and row["limit_name"] == answer.nearest[0]["limit_name"]
-        lead = f"{start}nothing works: " if first else f"{indent}or "
-        if not again:
-            lines = _wrap(lead + words.limit_in_words(row), "", indent, width)
-            yield from (Text(line, style="yellow" if first else "") for line in lines)
-        deadline = row["limit_name"] in ("past_deadline", "over_budget")
-        if row["limit_name"] in ("unsupported", "no_layout"):
+        limit = row["limit_name"]
+        if (limit, row["setup"], row.get("offer")) in said:
             continue
-        label = "closest" if not deadline else {"hours": "fastest"}.get(row["closest_by"], "cheapest")
+        if limit not in said:
+            text = lead + words.limit_in_words(row)
+            yield from (Text(line, style=style) for line in _wrap(text, "", indent, width))
+            lead, style = f"{indent}or ", ""
+        said |= {limit, (limit, row["setup"], row.get("offer"))}
+        if limit in ("unsupported", "no_layout"):
+            continue
+        label = "closest"
+        if limit in ("past_deadline", "over_budget"):
+            label = "fastest" if row["closest_by"] == "hours" else "cheapest"
         text = f"{indent}  {label}: {words.what_works(row)}"
         yield from (Text(line) for line in _wrap(text, "", indent + "    ", width))
-        first = False
 
 
 # Around -------------------------------------------------------------------------------------------
@@ -297,7 +370,7 @@ def _legend(ranking: Ranking, full: bool, width: int) -> Iterator[Text]:
 
 
 def _wrap(text: str, start: str, indent: str, width: int) -> list[str]:
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text,
         max(width, 40),
         initial_indent=start,
@@ -305,6 +378,7 @@ def _wrap(text: str, start: str, indent: str, width: int) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace(_HARD_SPACE, " ") for line in lines]
 
 
 def _cut(text: str, width: int) -> str:

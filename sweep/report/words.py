@@ -12,6 +12,7 @@ Row = Mapping[str, Any]
 # Marks a need that the machine does not meet, and a figure no source states.
 LACKS, ASSUMED = "!", "?"
 _NEVER = "-"
+_SEQUENCE_PARALLEL = "sequence parallel"
 
 
 def money(usd: float | None) -> str:
@@ -35,9 +36,11 @@ def hours_in_words(value: float | None) -> str:
     if value is None:
         return _NEVER
     if value < 48.0:
-        return f"{hours(value)} h"
+        return f"{value:.3g} h"
     days = value / 24.0
-    return f"{days:,.1f} days" if days < 1000.0 else f"{days / 365.25:,.1f} years"
+    if days < 100.0:
+        return f"{days:.3g} days"
+    return f"{days:,.0f} days" if days < 1000.0 else f"{days / 365.25:,.3g} years"
 
 
 def data_size(text_gb: float | None) -> str:
@@ -112,7 +115,7 @@ def knob_words(row: Row) -> list[str]:
         if row[degree] > 1:
             words.append(f"{degree} {row[degree]}")
     if row["sequence_parallel"]:
-        words.append("sequence parallel")
+        words.append(_SEQUENCE_PARALLEL)
     words.append(f"micro-batch {row['micro_batch']}")
     words.append(f"checkpointing {row['checkpointing']}")
     if row["offload"] != "none":
@@ -135,6 +138,8 @@ def knob_codes(row: Row) -> str:
             codes.append("" if value == "none" else f"ckpt-{value}")
         elif head in ("zero", "dp", "tp", "pp", "cp", "ep"):
             codes.append(f"{head}{value}")
+        elif word == _SEQUENCE_PARALLEL:
+            codes.append("sp")
         else:
             codes.append(word.replace(" ", "-"))
     return " ".join(filter(None, codes))
@@ -153,15 +158,16 @@ def needs(row: Row) -> str:
 
 
 def needs_and_has(row: Row) -> list[str]:
-    """The same with what the machine has: ['16 cores (has 32)', ...]."""
+    """The same with what the machine has, ? where no source says: ['16 cores (has 32)', ...]."""
+    cores, ram, nvme = row["cpu_cores"], row["host_ram_gib"], row["local_nvme_gb"]
+    silent = cores is None and ram is None and nvme is None
 
     def beside(need: str, has: str | None, ok: bool | None, remedy: str = "") -> str:
-        if has is None:
-            return f"{need} (has: not stated)"
+        if silent:
+            return need
         lack = f" only{remedy}" if ok is False else ""
-        return f"{need} (has {has}{lack})"
+        return f"{need} (has {has or ASSUMED}{lack})"
 
-    cores, ram, nvme = row["cpu_cores"], row["host_ram_gib"], row["local_nvme_gb"]
     parts = [
         beside(
             f"{row['cpu_cores_needed']:g} CPU cores",
@@ -185,20 +191,14 @@ def needs_and_has(row: Row) -> list[str]:
             ": attach a volume",
         )
     )
-    if not row["network_needed_gbps"]:
-        parts.append("no network between nodes")
-    elif row["network_assumed"]:
-        parts.append(
-            f"{gbps(row['network_needed_gbps'])} network ({gbps(row['network_gbps'])} assumed)"
-        )
-    else:
-        parts.append(
-            beside(
-                f"{gbps(row['network_needed_gbps'])} network",
-                f"{row['network_gbps']:,.4g}",
-                row["network_ok"],
-            )
-        )
+    if row["network_needed_gbps"]:
+        has = f"{row['network_gbps']:,.0f}"
+        if row["network_assumed"]:
+            has += " assumed"
+        lack = " only" if row["network_ok"] is False else ""
+        parts.append(f"{gbps(row['network_needed_gbps'])} network (has {has}{lack})")
+    if silent:
+        parts.append("what the machine has is not stated")
     return parts
 
 
@@ -213,6 +213,8 @@ def extra_axes(question: Row) -> dict[str, str]:
         images = count_of(question["images_per_sample"], "image")
         found["images"] = f"{images} of {question['image_size']}"
     for name, value in json.loads(question["axes"]).items():
+        if name == "lora_dropout" and not value:
+            continue
         found[name] = f"{value:g}" if isinstance(value, float) else str(value)
     return found
 
@@ -221,15 +223,10 @@ def limit_in_words(row: Row) -> str:
     """Which limit failed and by how much, of one row of the nearest misses."""
     limit = row["limit_name"]
     if limit == "past_deadline" and row["need"] is not None:
-        return (
-            f"past the deadline by {hours_in_words(row['short'])}: "
-            f"{hours_in_words(row['need'])} where {hours_in_words(row['have'])} are allowed"
-        )
+        allowed = hours_in_words(row["have"])
+        return f"past the deadline by {hours_in_words(row['short'])} ({allowed} allowed)"
     if limit == "over_budget":
-        return (
-            f"over the budget by {money(row['short'])}: "
-            f"{money(row['need'])} where {money(row['have'])} are allowed"
-        )
+        return f"over the budget by {money(row['short'])} ({money(row['have'])} allowed)"
     if limit in ("gpu_memory", "host_memory") and row["need"] is not None:
         what = "GPU memory" if limit == "gpu_memory" else "host memory"
         allowed = f"{gib(row['have'])} allowed" if row["have"] is not None else "unknown there"
@@ -248,11 +245,15 @@ def what_works(row: Row) -> str:
     where = f"{machine(row)}, {count_of(row['node_count'], 'node')}"
     if row.get("provider") is not None:
         where += f", {rented(row)}"
-    parts = [where]
     if row["limit_name"] in ("past_deadline", "over_budget", "no_price"):
         takes = [hours_in_words(row["hours"])]
         if row.get("usd") is not None:
             takes.append(money(row["usd"]))
-        parts.insert(0, ", ".join(takes))
-        return " on ".join(parts)
-    return parts[0]
+        text = f"{', '.join(takes)} on {where}"
+    else:
+        text = where
+        if row["hours"] is not None:
+            text += f", in {hours_in_words(row['hours'])}"
+    if row.get("gpus_for_deadline"):
+        text += f"; in time with about {row['gpus_for_deadline']:,.0f} of them"
+    return text

@@ -135,7 +135,7 @@ def build(path: Path, folder: Path, manifest: Manifest, threads: int) -> None:
         _create_facts(connection, folder, manifest)
         for name in VIEW_FILES:
             connection.execute(view_sql(name))
-            if name == FILLED:
+            if name == FILLED[0]:
                 _fill(connection)
         connection.execute(
             "CREATE TABLE built_from AS SELECT $1 AS manifest_sha256, $2 AS folder, $3 AS views",
@@ -158,20 +158,25 @@ def _fill(connection: duckdb.DuckDBPyConnection) -> None:
     """Fill best_by_shape by ranges of workloads, whatever the run's size in the same memory."""
     counts = connection.execute(
         "SELECT (SELECT count(*) FROM workloads), (SELECT count(*) FROM questions), "
-        "(SELECT count(DISTINCT shape) FROM setups)"
+        "(SELECT count(DISTINCT shape) FROM setups), (SELECT max_usd IS NOT NULL FROM run)"
     ).fetchall()
-    workloads, questions, shapes = counts[0]
+    workloads, questions, shapes, budget = counts[0]
     groups_per_workload = max(1, questions * shapes // max(1, workloads))
     step = max(1, FILL_GROUPS // groups_per_workload)
     for first in range(0, workloads, step):
-        connection.execute(fill_sql(first, min(first + step, workloads) - 1))
+        last = min(first + step, workloads) - 1
+        connection.execute(fill_sql("best_by_shape", first, last))
+        # With a budget any answer may turn out too expensive, so that its misses are wanted too.
+        if budget or connection.execute(f"FROM unanswered_of({first}, {last}) LIMIT 1").fetchall():
+            connection.execute(fill_sql("near_misses", first, last))
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:
     """Say in the database what each table, view and column is, with units."""
+    connection.begin()  # each of some 800 comments would else be synced to disk
     titles = TABLE_TITLES | {name: title for name, (title, _) in VIEWS.items()}
     for name, title in titles.items():
-        kind = "VIEW" if name == FACTS or (name in VIEWS and name != "best_by_shape") else "TABLE"
+        kind = "VIEW" if name == FACTS or (name in VIEWS and name not in FILLED) else "TABLE"
         connection.execute(f"COMMENT ON {kind} {name} IS {quoted(title)}")
     found = connection.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"
@@ -180,6 +185,7 @@ def _comment(connection: duckdb.DuckDBPyConnection) -> None:
         if column in COLUMNS:
             text = quoted(COLUMNS[column].comment())
             connection.execute(f'COMMENT ON COLUMN "{table}"."{column}" IS {text}')
+    connection.commit()
 
 
 def _point_to(path: Path, folder: Path, manifest: Manifest) -> None:

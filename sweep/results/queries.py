@@ -15,16 +15,16 @@ _FOLDER = Path(__file__).parent.parent / "sql"
 # In the order they build on one another.
 VIEW_FILES = (
     "scenarios",
-    "best_by_shape",
     "prices",
+    "best_by_shape",
     "priced",
     "cheapest",
     "frontier",
     "rejected",
     "nearest",
 )
-# The one that makes a table, to be filled before what follows reads it.
-FILLED = "best_by_shape"
+# Tables of the file best_by_shape, filled in this order before what follows reads them.
+FILLED = ("best_by_shape", "near_misses")
 _FRAGMENT = re.compile(r"\{widened (\w+)(?:: ([\w, ]+))?\}")
 _VARIABLE = re.compile(r"getvariable\('(\w+)'\)")
 
@@ -62,14 +62,14 @@ def views_text(folder: Path, manifest: Manifest) -> str:
     )
     for name in VIEW_FILES:
         statements.append(view_sql(name))
-        if name == FILLED:
-            statements.append(fill_sql(0, 2**32 - 1))
+        if name == FILLED[0]:
+            statements += [fill_sql(table, 0, 2**32 - 1) for table in FILLED]
     return "\n".join(statements)
 
 
-def fill_sql(first_workload: int, last_workload: int) -> str:
-    """The statements that fill best_by_shape for a range of workloads, both ends included."""
-    text = _sql_file("views/fill_best_by_shape.sql")
+def fill_sql(table: str, first_workload: int, last_workload: int) -> str:
+    """The statements that fill a table for a range of workloads, both ends included."""
+    text = _sql_file(f"views/fill_{table}.sql")
     return text.replace("{first}", str(first_workload)).replace("{last}", str(last_workload))
 
 
@@ -110,7 +110,8 @@ def _read_query(name: str) -> NamedQuery:
 
 def definitions_hash() -> str:
     """What tells one version of the views from another."""
-    text = "\n".join([*(view_sql(name) for name in VIEW_FILES), fill_sql(0, 0)])
+    fills = [fill_sql(table, 0, 0) for table in FILLED]
+    text = "\n".join([*map(view_sql, VIEW_FILES), *fills])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

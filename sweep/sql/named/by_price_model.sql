@@ -33,11 +33,10 @@ payable AS (
     FROM best_by_shape AS b
     SEMI JOIN wanted AS q ON q.question = b.question
     JOIN setups AS s ON s.setup = b.setup
-    JOIN sold AS o ON o.shape = b.shape AND (b.role = 'best' OR o.interruptible)
+    JOIN sold AS o ON o.shape = b.shape AND (o.interruptible OR NOT b.on_spot)
     CROSS JOIN run AS r
     WHERE
-        b.role IN ('best', 'best_on_spot')
-        AND b.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')
+        b.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')
         AND usd <= coalesce(r.max_usd, 'infinity')
 ),
 

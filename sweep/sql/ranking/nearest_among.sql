@@ -68,6 +68,9 @@ misses AS (
 SELECT
     *,
     need - have AS short,
-    need / have AS short_ratio
+    need / have AS short_ratio,
+    CASE WHEN limit_name = 'past_deadline' AND closest_by = 'usd'
+        THEN ceil(gpu_count * short_ratio / gpus_per_node) * gpus_per_node
+    END AS gpus_for_deadline
 FROM misses
 ORDER BY question, place;

@@ -1,17 +1,19 @@
 -- What each question can expect of each kind of node, whatever the prices: on a given kind, usd is
--- node_hours times a price, so its best node_count and knobs do not depend on the price.
---   role 'best'          the answer within the deadline, by the run's objective
---   role 'best_on_spot'  the same with the extra time of spot machines, where it differs
--- and where a kind has no answer, what came closest on it:
---   role 'late_cheapest', 'late_fastest'   past the deadline: fewest node hours, fewest hours
---        (with a budget also where there is an answer: it may turn out too expensive)
---   role 'gpu_memory', 'host_memory'       smallest overshoot of that memory
---   role 'unsupported', 'no_layout'        the hardware lacks what was asked, no knobs divide it
--- With objective hours and a budget the price decides how many nodes can be afforded: every setup
--- then keeps a 'best' of its own.
+-- node_hours times a price, so its best node_count and knobs do not depend on the price. A row with
+-- on_spot counts for interruptible offers alone: there the extra time makes another choice the best
+-- that is in time.
 --
--- A table, not a view: it is what makes ranking fast. It is filled by workloads (see the inserts in
--- fill_best_by_shape.sql), because one grouping of everything takes gigabytes.
+-- With objective hours and a budget the price decides how many nodes can be afforded: every setup
+-- then keeps a row of its own.
+--
+-- near_misses says what came closest for questions that no kind of node on sale answers:
+--   late_cheapest, late_fastest   past the deadline: fewest node hours, fewest hours (with a budget
+--                                 for every question: an answer may turn out too expensive)
+--   gpu_memory, host_memory       smallest overshoot of that memory
+--   unsupported, no_layout        the hardware lacks what was asked, no knobs divide the job over it
+--
+-- Tables, not views: they are what makes ranking fast. They are filled by workloads (see
+-- fill_*.sql), because one grouping of everything takes gigabytes.
 CREATE OR REPLACE VIEW weighed AS
 SELECT
     s.question,
@@ -42,121 +44,93 @@ CREATE OR REPLACE MACRO packed(setup, knob) AS (CAST(setup AS UBIGINT) << 32) | 
 CREATE OR REPLACE TABLE best_by_shape (
     question UINTEGER,
     shape UINTEGER,
-    role VARCHAR,
+    on_spot BOOLEAN,
     setup UINTEGER,
     knob UINTEGER,
     hours DOUBLE
 );
 
-CREATE OR REPLACE MACRO answers_of(first_workload, last_workload) AS TABLE
-WITH chosen AS (
-    SELECT
-        question,
+CREATE OR REPLACE TABLE near_misses (
+    question UINTEGER,
+    shape UINTEGER,
+    miss VARCHAR,
+    setup UINTEGER,
+    knob UINTEGER,
+    hours DOUBLE
+);
+
+-- Questions of a range of workloads that no node on sale answers.
+CREATE OR REPLACE MACRO unanswered_of(first_workload, last_workload) AS TABLE
+WITH on_sale AS (
+    SELECT DISTINCT
         shape,
-        apart,
-        arg_min(packed(setup, knob), ordered(weight, setup, knob)) AS scenario,
-        arg_min(hours, ordered(weight, setup, knob)) AS hours
-    FROM weighed
-    WHERE verdict = 0 AND in_time AND workload BETWEEN first_workload AND last_workload
-    GROUP BY question, shape, apart
+        interruptible,
+        time_factor
+    FROM offers_among()
 )
 
-SELECT
-    question,
-    shape,
-    'best' AS role,
-    CAST(scenario >> 32 AS UINTEGER) AS setup,
-    CAST(scenario & 4294967295 AS UINTEGER) AS knob,
-    hours
-FROM chosen;
-
-CREATE OR REPLACE MACRO answers_on_spot_of(first_workload, last_workload) AS TABLE
-WITH strained AS (
-    SELECT
-        b.question,
-        b.shape
+SELECT q.question
+FROM questions AS q
+ANTI JOIN (
+    SELECT b.question
     FROM best_by_shape AS b
+    JOIN on_sale AS o ON o.shape = b.shape AND (o.interruptible OR NOT b.on_spot)
     CROSS JOIN run AS r
-    WHERE b.hours * (1 + r.spot_overhead) > r.deadline_hours
-),
-
-chosen AS (
-    SELECT
-        w.question,
-        w.shape,
-        w.apart,
-        arg_min(packed(w.setup, w.knob), ordered(w.weight, w.setup, w.knob)) AS scenario,
-        arg_min(w.hours, ordered(w.weight, w.setup, w.knob)) AS hours
-    FROM weighed AS w
-    SEMI JOIN strained AS s ON s.question = w.question AND s.shape = w.shape
-    WHERE
-        w.verdict = 0
-        AND w.in_time_on_spot
-        AND w.workload BETWEEN first_workload AND last_workload
-    GROUP BY w.question, w.shape, w.apart
-)
-
-SELECT
-    question,
-    shape,
-    'best_on_spot' AS role,
-    CAST(scenario >> 32 AS UINTEGER) AS setup,
-    CAST(scenario & 4294967295 AS UINTEGER) AS knob,
-    hours
-FROM chosen;
+    WHERE b.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')
+) AS a ON a.question = q.question
+WHERE q.workload BETWEEN first_workload AND last_workload;
 
 CREATE OR REPLACE MACRO near_misses_of(first_workload, last_workload) AS TABLE
 WITH unanswered AS (
-    SELECT
-        q.question,
-        s.shape
-    FROM questions AS q
-    CROSS JOIN (SELECT DISTINCT shape FROM setups) AS s
-    ANTI JOIN best_by_shape AS b ON b.question = q.question AND b.shape = s.shape
-    WHERE q.workload BETWEEN first_workload AND last_workload
+    SELECT * FROM unanswered_of(first_workload, last_workload)
 ),
 
-misses AS (
+missed AS (
     SELECT
         w.*,
         unnest(
             CASE verdict
                 WHEN 0 THEN [
-                    struct_pack(role := 'late_cheapest', miss := node_hours),
-                    struct_pack(role := 'late_fastest', miss := hours)
+                    struct_pack(miss := 'late_cheapest', size := node_hours),
+                    struct_pack(miss := 'late_fastest', size := hours)
                 ]
-                WHEN 1 THEN [struct_pack(role := 'gpu_memory', miss := gpu_ratio)]
-                WHEN 2 THEN [struct_pack(role := 'host_memory', miss := host_ratio)]
-                WHEN 3 THEN [struct_pack(role := 'unsupported', miss := CAST(0 AS DOUBLE))]
-                ELSE [struct_pack(role := 'no_layout', miss := CAST(0 AS DOUBLE))]
+                WHEN 1 THEN [struct_pack(miss := 'gpu_memory', size := gpu_ratio)]
+                WHEN 2 THEN [struct_pack(miss := 'host_memory', size := host_ratio)]
+                WHEN 3 THEN [struct_pack(miss := 'unsupported', size := CAST(0 AS DOUBLE))]
+                ELSE [struct_pack(miss := 'no_layout', size := CAST(0 AS DOUBLE))]
             END
-        ) AS as_a
+        ) AS by_limit
     FROM weighed AS w
-    LEFT JOIN unanswered AS u ON u.question = w.question AND u.shape = w.shape
+    LEFT JOIN unanswered AS u ON u.question = w.question
     CROSS JOIN run AS r
     WHERE
         w.workload BETWEEN first_workload AND last_workload
-        AND (
-            u.question IS NOT NULL
-            OR (w.verdict = 0 AND NOT w.in_time AND r.max_usd IS NOT NULL)
-        )
+        AND NOT (w.verdict = 0 AND w.in_time)
+        AND (u.question IS NOT NULL OR (w.verdict = 0 AND r.max_usd IS NOT NULL))
+),
+
+sized AS (
+    SELECT
+        *,
+        ordered(coalesce(by_limit.size, 'infinity'), setup, knob) AS place
+    FROM missed
 ),
 
 closest AS (
     SELECT
         question,
         shape,
-        as_a.role AS role,
-        arg_min(packed(setup, knob), ordered(coalesce(as_a.miss, 'infinity'), setup, knob)) AS scenario,
-        arg_min(coalesce(hours, 0), ordered(coalesce(as_a.miss, 'infinity'), setup, knob)) AS hours
-    FROM misses
-    GROUP BY question, shape, as_a.role
+        by_limit.miss AS miss,
+        arg_min(packed(setup, knob), place) AS scenario,
+        arg_min(coalesce(hours, 0), place) AS hours
+    FROM sized
+    GROUP BY question, shape, by_limit.miss
 )
 
 SELECT
     question,
     shape,
-    role,
+    miss,
     CAST(scenario >> 32 AS UINTEGER) AS setup,
     CAST(scenario & 4294967295 AS UINTEGER) AS knob,
     nullif(hours, 0) AS hours

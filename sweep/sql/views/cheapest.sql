@@ -41,11 +41,10 @@ JOIN
         price_models := price_models,
         instance_types := instance_types
     ) AS o
-    ON o.shape = b.shape AND (b.role = 'best' OR o.interruptible)
+    ON o.shape = b.shape AND (o.interruptible OR NOT b.on_spot)
 CROSS JOIN run AS r
 WHERE
-    b.role IN ('best', 'best_on_spot')
-    AND lower(s.gpu) GLOB lower(gpus)
+    lower(s.gpu) GLOB lower(gpus)
     AND job_hours <= coalesce(r.deadline_hours, 'infinity')
     AND job_usd <= coalesce(r.max_usd, 'infinity');
 

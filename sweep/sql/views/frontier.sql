@@ -11,12 +11,21 @@ CREATE OR REPLACE MACRO frontier_among(
 ) AS TABLE
 WITH payable AS (
     SELECT
-        s.* REPLACE (
-            s.hours * o.time_factor AS hours, s.node_hours * o.time_factor AS node_hours
-        ),
-        o.* EXCLUDE (shape, rankable, unrankable_reason, interruptible, time_factor),
-        s.node_hours * o.time_factor * o.usd_per_hour AS usd,
-        usd / (s.train_tokens * r.epochs) * 1e6 AS usd_per_million_tokens
+        s.question,
+        -- These follow from the question. They are here and below so that a filter on them reaches
+        -- the facts instead of waiting for all frontiers.
+        s.workload,
+        s.model,
+        s.method,
+        s.seq_len,
+        s.train_tokens,
+        s.setup,
+        s.knob,
+        s.hours * o.time_factor AS job_hours,
+        s.node_hours * o.time_factor * o.usd_per_hour AS job_usd,
+        o.offer,
+        o.same_price,
+        o.time_factor
     FROM scenarios AS s
     JOIN
         best_offers_among(
@@ -32,22 +41,61 @@ WITH payable AS (
         AND lower(s.model) GLOB lower(models)
         AND lower(s.method) GLOB lower(methods)
         AND lower(s.gpu) GLOB lower(gpus)
-        AND s.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')
-        AND usd <= coalesce(r.max_usd, 'infinity')
+        AND job_hours <= coalesce(r.deadline_hours, 'infinity')
+        AND job_usd <= coalesce(r.max_usd, 'infinity')
+),
+
+unbeaten AS (
+    SELECT *
+    FROM payable
+    QUALIFY
+        job_usd < coalesce(
+            min(job_usd) OVER (
+                PARTITION BY question, workload, model, method, seq_len, train_tokens
+                ORDER BY job_hours, job_usd, setup, offer, knob
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ),
+            'infinity'
+        )
+),
+
+unbeaten_facts AS (
+    SELECT
+        f.*,
+        u.question,
+        u.offer,
+        u.same_price,
+        u.time_factor,
+        u.job_usd
+    FROM unbeaten AS u
+    JOIN facts AS f ON f.workload = u.workload AND f.setup = u.setup AND f.knob = u.knob
+),
+
+described AS (
+    {widened unbeaten_facts: offer, same_price, time_factor, job_usd}
 )
 
--- The further partition columns follow from the question: they let filters on them pass.
-SELECT *
-FROM payable
-QUALIFY
-    usd < coalesce(
-        min(usd) OVER (
-            PARTITION BY question, workload, model, method, seq_len, train_tokens
-            ORDER BY hours, usd, setup, offer, knob
-            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        ),
-        'infinity'
-    );
+SELECT
+    d.* EXCLUDE (offer, same_price, time_factor, job_usd)
+    REPLACE (d.hours * d.time_factor AS hours, d.node_hours * d.time_factor AS node_hours),
+    o.offer,
+    o.provider,
+    o.instance_type,
+    o.region,
+    o.price_model,
+    o.usd_per_hour,
+    o.price_per_hour,
+    o.currency,
+    o.as_of,
+    o.source,
+    o.scope,
+    o.notes,
+    d.same_price,
+    d.job_usd AS usd,
+    usd / (d.train_tokens * r.epochs) * 1e6 AS usd_per_million_tokens
+FROM described AS d
+JOIN offers AS o ON o.offer = d.offer
+CROSS JOIN run AS r;
 
 CREATE OR REPLACE VIEW frontier AS
 SELECT * FROM frontier_among();

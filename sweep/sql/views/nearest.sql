@@ -13,13 +13,24 @@ WITH answered AS (
 
 open_rows AS (
     SELECT
-        b.*,
-        s.node_count,
-        s.usable_bytes,
-        s.host_ram_bytes
-    FROM best_by_shape AS b
-    JOIN setups AS s ON s.setup = b.setup
-    ANTI JOIN answered AS a ON a.question = b.question
+        question,
+        shape,
+        'in_time' AS miss,
+        setup,
+        knob,
+        hours
+    FROM best_by_shape
+    ANTI JOIN answered AS a USING (question)
+    UNION ALL
+    SELECT
+        question,
+        shape,
+        miss,
+        setup,
+        knob,
+        hours
+    FROM near_misses
+    ANTI JOIN answered AS a USING (question)
 ),
 
 priced_rows AS (
@@ -27,17 +38,18 @@ priced_rows AS (
         b.question,
         b.setup,
         b.knob,
-        b.role,
+        b.miss,
         o.offer,
         o.time_factor,
         b.hours * o.time_factor AS job_hours,
-        b.hours * o.time_factor * b.node_count * o.usd_per_hour AS job_usd,
+        b.hours * o.time_factor * s.node_count * o.usd_per_hour AS job_usd,
         coalesce(job_hours > r.deadline_hours, false) AS late,
         coalesce(job_usd > r.max_usd, false) AS over_budget
     FROM open_rows AS b
+    JOIN setups AS s ON s.setup = b.setup
     JOIN best_offers_among() AS o ON o.shape = b.shape
     CROSS JOIN run AS r
-    WHERE b.role IN ('best', 'best_on_spot', 'late_cheapest', 'late_fastest')
+    WHERE b.miss IN ('in_time', 'late_cheapest', 'late_fastest')
 ),
 
 candidates AS (
@@ -50,13 +62,13 @@ candidates AS (
         over_budget,
         unnest(
             CASE WHEN late THEN [
-                struct_pack(place := 1, limit_name := 'past_deadline', by := 'usd', miss := job_usd),
+                struct_pack(place := 1, limit_name := 'past_deadline', by := 'usd', size := job_usd),
                 struct_pack(
-                    place := 2, limit_name := 'past_deadline', by := 'hours', miss := job_hours
+                    place := 2, limit_name := 'past_deadline', by := 'hours', size := job_hours
                 )
             ]
             ELSE [
-                struct_pack(place := 3, limit_name := 'over_budget', by := 'usd', miss := job_usd)
+                struct_pack(place := 3, limit_name := 'over_budget', by := 'usd', size := job_usd)
             ] END
         ) AS c
     FROM priced_rows
@@ -68,42 +80,49 @@ candidates AS (
         NULL,
         1,
         false,
-        CASE b.role
+        CASE b.miss
+            WHEN 'in_time' THEN struct_pack(
+                place := 4,
+                limit_name := 'no_price',
+                by := 'node_hours',
+                size := b.hours * s.node_count
+            )
             WHEN 'gpu_memory' THEN struct_pack(
                 place := 6,
                 limit_name := 'gpu_memory',
                 by := 'short_ratio',
-                miss := f.device_bytes / b.usable_bytes
+                size := f.device_bytes / s.usable_bytes
             )
             WHEN 'host_memory' THEN struct_pack(
                 place := 7,
                 limit_name := 'host_memory',
                 by := 'short_ratio',
-                miss := f.host_bytes / b.host_ram_bytes
+                size := f.host_bytes / s.host_ram_bytes
             )
             WHEN 'unsupported' THEN struct_pack(
-                place := 8, limit_name := 'unsupported', by := 'setup', miss := 0
+                place := 8, limit_name := 'unsupported', by := 'setup', size := 0
             )
             WHEN 'no_layout' THEN struct_pack(
-                place := 9, limit_name := 'no_layout', by := 'setup', miss := 0
-            )
-            WHEN 'best' THEN struct_pack(
-                place := 4, limit_name := 'no_price', by := 'node_hours', miss := b.hours * b.node_count
+                place := 9, limit_name := 'no_layout', by := 'setup', size := 0
             )
             ELSE struct_pack(
-                place := 5, limit_name := 'past_deadline', by := 'node_hours', miss := b.hours * b.node_count
+                place := 5,
+                limit_name := 'past_deadline',
+                by := 'node_hours',
+                size := b.hours * s.node_count
             )
         END
     FROM open_rows AS b
     JOIN questions AS q ON q.question = b.question
+    JOIN setups AS s ON s.setup = b.setup
     JOIN facts AS f ON f.workload = q.workload AND f.setup = b.setup AND f.knob = b.knob
     ANTI JOIN (
         SELECT DISTINCT
             question,
             setup,
-            role
+            miss
         FROM priced_rows
-    ) AS p ON p.question = b.question AND p.setup = b.setup AND p.role = b.role
+    ) AS p ON p.question = b.question AND p.setup = b.setup AND p.miss = b.miss
 ),
 
 closest AS (
@@ -113,7 +132,7 @@ closest AS (
         min(
             struct_pack(
                 over_budget := over_budget,
-                miss := coalesce(c.miss, 'infinity'),
+                size := coalesce(c.size, 'infinity'),
                 setup := setup,
                 knob := knob,
                 offer := offer,
@@ -121,7 +140,7 @@ closest AS (
                 limit_name := c.limit_name,
                 by := c.by
             )
-        ) AS miss
+        ) AS nearest
     FROM candidates
     GROUP BY question, c.place
 ),
@@ -131,13 +150,13 @@ nearest_facts AS (
         f.*,
         c.question,
         c.place,
-        c.miss.offer AS offer,
-        c.miss.time_factor AS time_factor,
-        c.miss.limit_name AS limit_name,
-        c.miss.by AS closest_by
+        c.nearest.offer AS offer,
+        c.nearest.time_factor AS time_factor,
+        c.nearest.limit_name AS limit_name,
+        c.nearest.by AS closest_by
     FROM closest AS c
     JOIN questions AS q ON q.question = c.question
-    JOIN facts AS f ON f.workload = q.workload AND f.setup = c.miss.setup AND f.knob = c.miss.knob
+    JOIN facts AS f ON f.workload = q.workload AND f.setup = c.nearest.setup AND f.knob = c.nearest.knob
 ),
 
 described AS (

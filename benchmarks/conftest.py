@@ -1,0 +1,117 @@
+"""What the benchmarks share: the plan, timing, child processes, and the table of figures at the end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# The plain twin of the kernels and the scenarios it reads are the tests'.
+sys.path.insert(0, str(ROOT / "tests"))
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number, and what was asked for it ("" where nothing was)."""
+
+    name: str
+    value: str
+    wanted: str
+    met: bool
+
+
+FIGURES = pytest.StashKey[list[Figure]]()
+
+
+class Figures:
+    """Collects figures for the table that ends the run; a target that is missed fails nothing."""
+
+    def __init__(self, found: list[Figure]) -> None:
+        self._found = found
+
+    def rate(self, name: str, per_s: float, unit: str, at_least: float | None = None) -> None:
+        """A rate in millions of `unit` a second."""
+        wanted = "" if at_least is None else f">= {at_least / 1e6:g} M {unit}/s"
+        met = at_least is None or per_s >= at_least
+        self._found.append(Figure(name, f"{per_s / 1e6:,.1f} M {unit}/s", wanted, met))
+
+    def seconds(self, name: str, value_s: float, below: float | None = None) -> None:
+        """A time."""
+        wanted = "" if below is None else f"< {below:g} s"
+        self._found.append(
+            Figure(name, f"{value_s:,.3f} s", wanted, below is None or value_s < below)
+        )
+
+    def memory(self, name: str, value_bytes: float, below_bytes: float) -> None:
+        """A peak of resident memory."""
+        wanted = f"< {below_bytes / 2**20:,.0f} MiB"
+        met = value_bytes < below_bytes
+        self._found.append(Figure(name, f"{value_bytes / 2**20:,.0f} MiB", wanted, met))
+
+    def text(self, name: str, value: str) -> None:
+        """Anything else."""
+        self._found.append(Figure(name, value, "", True))
+
+
+@pytest.fixture(scope="session")
+def figures(pytestconfig: pytest.Config) -> Figures:
+    return Figures(pytestconfig.stash.setdefault(FIGURES, []))
+
+
+# Calls a function `rounds` times after warming up; gives its last result and the median of the times.
+Timed = Callable[..., tuple[Any, float]]
+
+
+@pytest.fixture
+def timed(benchmark: Any) -> Timed:
+    def run(
+        function: Callable[..., Any],
+        *,
+        rounds: int,
+        warmup_rounds: int = 1,
+        setup: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]] | None = None,
+    ) -> tuple[Any, float]:
+        result = benchmark.pedantic(
+            function, setup=setup, rounds=rounds, warmup_rounds=warmup_rounds, iterations=1
+        )
+        if benchmark.stats is None:
+            pytest.skip("checked, but not timed: pytest-benchmark is switched off")
+        return result, benchmark.stats.stats.median
+
+    return run
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"model name\s*: (.*)", cpuinfo.read_text())
+        model = found[1] if found else model
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numba", "numpy"))
+    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    found = config.stash.get(FIGURES, [])
+    if not found:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("figures (medians)")
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    write(f"{dt.date.today()}: {_machine()}; load {load}")
+    width = max(len(figure.name) for figure in found)
+    for figure in found:
+        missed = "" if figure.met else "  MISSED"
+        write(f"{figure.name:{width}}  {figure.value:>24}  {figure.wanted:>20}{missed}")
