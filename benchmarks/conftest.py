@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import ROOT, Sweep, sweep_process
 
-ROOT = Path(__file__).parent.parent
 # The plain twin of the kernels and the scenarios it reads are the tests'.
 sys.path.insert(0, str(ROOT / "tests"))
-
-THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,25 @@ def timed(benchmark: Any) -> Timed:
         return result, benchmark.stats.stats.median
 
     return run
+
+
+@pytest.fixture(scope="session")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that holds the compiled kernels, apart from the user's."""
+    cache = tmp_path_factory.mktemp("cache")
+    sweep_process(cache, cache / "report.json", "warmup")
+    return cache
+
+
+@pytest.fixture
+def sweep(warm_cache: Path, tmp_path: Path) -> Sweep:
+    return lambda *words: sweep_process(warm_cache, tmp_path / "report.json", *words)
+
+
+@pytest.fixture(scope="session")
+def everything_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the `everything` plan is run to: once, by whoever needs it first."""
+    return tmp_path_factory.mktemp("everything")
 
 
 def _machine() -> str:

@@ -103,7 +103,9 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
     answers = ranking.answers
     labels = [_label(answer.question, varying) for answer in answers]
     best = [answer.ranked[0] for answer in answers if answer.ranked]
+    # Labels of many axes take a line of their own.
     label_width = max(map(len, [*labels, "text"]))
+    label_width = label_width if label_width <= max(14, width // 6) else 0
     gpu_width = max((len(words.machine(row)) for row in best), default=4)
     node_width = max((len(f"{row['node_count']:,}") for row in best), default=0)
     node_width = max(node_width, len("nodes"))
@@ -111,7 +113,7 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
     fixed = 1 + label_width + gpu_width + node_width + len("hours") + usd_width + 5 * len(_GAP)
     rented_width = max((len(words.rented(row)) for row in best), default=10)
     rented_width = max(min(rented_width, width - fixed), 8)
-    indent = " " * (1 + label_width + len(_GAP))
+    indent = " " * (1 + (label_width or 2) + len(_GAP))
     knob_width = width - fixed - rented_width - len(_GAP)
     knobs_beside = knob_width >= _LEAST_KNOBS
     shown = _details_that_fit(answers, ranking.run, width - len(indent), knobs_beside)
@@ -124,18 +126,22 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
         return _GAP.join(cells)
 
     yield Text("")
-    head = line("text", "GPUs", "nodes", "rented as (a node)", "hours", "usd")
+    head = line("text" if label_width else "", "GPUs", "nodes", "rented as (a node)", "hours", "usd")
     yield Text(head + (f"{_GAP}how" if knobs_beside else ""), style="dim")
     group = None
-    for answer, label in zip(answers, labels, strict=True):
-        question = answer.question
+    for answer, said in zip(answers, labels, strict=True):
+        question, label = answer.question, said
         if (question["model"], question["method"]) != group:
             group = (question["model"], question["method"])
             if answer is not answers[0]:
                 yield Text("")
             yield Text.assemble((question["model"], "bold"), (f"  {question['method']}", "bold cyan"))
+        if not label_width:
+            yield Text(f" {label}")
+            label = ""
         if not answer.ranked:
-            yield from _nothing(answer, f" {label:<{label_width}}{_GAP}", indent, width, most=2)
+            start = f" {label:<{label_width}}{_GAP}"
+            yield from _nothing(answer, start, indent, width, most=2)
             continue
         row = answer.ranked[0]
         text = line(

@@ -1,0 +1,56 @@
+"""How long until a finished run answers: its ranking, and each query that ships with sweep?"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from processes import SPECS
+
+from sweep.results import named_queries, open_results
+
+
+@pytest.fixture
+def finished(request: pytest.FixtureRequest, sweep, everything_folder, tmp_path) -> Path:
+    """The folder of a finished run; what is finished there is not decided again."""
+    name: str = request.param
+    folder = everything_folder if name == "everything" else tmp_path / name
+    sweep("run", SPECS / f"{name}.toml", "--out", folder, "--quiet")
+    return folder
+
+
+RUNS = pytest.mark.parametrize("finished", ["deepseek-r1-one-day", "everything"], indirect=True)
+
+
+@pytest.mark.benchmark(group="query")
+@RUNS
+def test_top(finished, sweep, timed, figures, request):
+    ended, median_s = timed(lambda: sweep("top", finished, "--json"), rounds=5)
+    assert json.loads(ended.stdout)
+    name = request.node.callspec.params["finished"]
+    figures.seconds(f"sweep top, {name}, whole process", median_s)
+
+
+@pytest.mark.benchmark(group="query")
+@RUNS
+def test_named_queries(finished, timed, figures, request):
+    names = sorted(named_queries())
+    times_s: dict[str, list[float]] = {name: [] for name in names}
+
+    def ask() -> dict[str, int]:
+        rows = {}
+        with open_results(finished) as results:
+            for name in names:
+                started_s = time.perf_counter()
+                rows[name] = len(results.named(name))
+                times_s[name].append(time.perf_counter() - started_s)
+        return rows
+
+    rows, median_s = timed(ask, rounds=5)
+    assert sum(rows.values()) > 0
+    slowest = max(names, key=lambda name: min(times_s[name]))
+    run = request.node.callspec.params["finished"]
+    figures.seconds(f"all {len(names)} named queries, {run}", median_s)
+    figures.seconds(f"  the slowest: {slowest}", sorted(times_s[slowest])[len(times_s[slowest]) // 2])
