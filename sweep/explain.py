@@ -376,7 +376,7 @@ def job_terms(row: Mapping[str, Any], step_s: float) -> list[Term]:
     terms = [
         Term("job", "steps", float(row["steps"]), "steps", "ceil(tokens x epochs / tokens a step)", _PAGE),
         Term("job", "training", row["steps"] * step_s / HOUR_S, "hours", "steps x step", _PAGE),
-        Term("job", "whole job", float(row["hours"]), "hours", "start-up, training, evaluation, saving", "[job]"),
+        Term("job", "whole job", float(row["hours"]), "hours", "start-up, training, evals, saving", "[job]"),
     ]  # fmt: skip
     if row.get("usd") is not None:
         terms.append(

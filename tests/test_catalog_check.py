@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -153,7 +152,8 @@ CASES = [
     ),
     (
         "offer-gpu-only-price-of-new-seller",
-        "offers.csv:2, price_per_hour: price (a GPU-only price?): found 0.117 USD per GPU-hour of H100-SXM-80GB",
+        "offers.csv:2, price_per_hour: price (a GPU-only price?): found 0.117 USD per GPU-hour of "
+        "H100-SXM-80GB",
     ),
     ("offer-header-typo", "offers.csv:1: column price_per_hour: found no such column"),
     (
@@ -236,9 +236,9 @@ def small_catalogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_shipped(small_catalogs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small_shipped(small_catalogs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(check_module, "shipped_folder", lambda: small_catalogs)
-    yield small_catalogs
+    return small_catalogs
 
 
 def in_folder(problems: list[Problem], folder: Path) -> list[str]:

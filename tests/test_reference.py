@@ -62,7 +62,8 @@ def toy(**changes: Any) -> reference.Scenario:
         "mlp_width": 16,
     }
     model = {
-        "layers": 4, "hidden_size": 8, "vocab_size": 32, "tied": False, "softcap_bytes": 0, "vision_flop": 0, "rotary_dim": 2,
+        "layers": 4, "hidden_size": 8, "vocab_size": 32, "tied": False, "rotary_dim": 2,
+        "softcap_bytes": 0, "vision_flop": 0,
         "experts": 0, "experts_per_token": 0, "moe_layers": 0, "num_attention_heads": 4,
         "num_key_value_heads": 2, "groups": [group], "adapter_active": 0, "adapter_io": 0,
         "quantized_elements": {"linear": 0, "expert": 0},

@@ -402,10 +402,10 @@ def test_an_empty_spec_is_told_what_a_whole_one_looks_like(text: str) -> None:
 
 
 def test_a_newer_version_is_refused_alone() -> None:
-    assert error_of("spec_version = 3\n[unheard]\nof = 1").splitlines() == [
+    assert error_of("spec_version = 3\n[unheard]\nof = 1") == (
         "a.toml:1:16: spec_version: found 3, allowed 1; "
         "the file is newer than this sweep: update sweep"
-    ]
+    )
 
 
 def test_a_list_may_be_long_but_not_endless() -> None:
@@ -722,8 +722,10 @@ def test_the_default_sweep_asks_the_question_of_the_readme() -> None:
     assert spec.axes["train_tokens"] == (250_000, 250_000_000, 2_500_000_000, 25_000_000_000)
     assert spec.constraints.deadline_hours == 24.0
     assert spec.hardware.max_gpus == 512
-    # 512 data-parallel GPUs can share one of its batches at some micro-batch.
-    assert max(spec.values("global_batch")) >= 512 * min(spec.values("micro_batch"))
+    # A batch is part of the recipe; with tensor parallelism inside a node it can use every GPU.
+    assert spec.axes["global_batch"] == (128,)
+    most = spec.axes["global_batch"][0] * max(spec.values("tp")) * max(spec.values("pp"))
+    assert most >= spec.hardware.max_gpus
 
 
 def test_the_committed_schema_is_what_the_code_generates() -> None:

@@ -17,7 +17,7 @@ import click
 
 from sweep import vocabulary
 from sweep.cli import INTERRUPTED, NOTHING_FEASIBLE
-from sweep.cli.output import json_option, say, write_json
+from sweep.cli.output import json_option, say
 
 if TYPE_CHECKING:
     from sweep.manifest import Manifest
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 @click.option("--keep", type=click.Choice(vocabulary.KEEPS),
               help="Rows written, in place of what the spec says.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Start over, whatever run the folder holds.")
-@click.option("--quiet", is_flag=True, help="Print no ranking and no progress.")
+@click.option("--no-ranking", is_flag=True, help="Print no ranking: nothing on stdout.")
+@click.option("--quiet", is_flag=True, help="The same, and no progress either.")
 @click.option("--fail-infeasible", is_flag=True, help="Exit with 3 if nothing works for any question.")
 @json_option
 def command(
@@ -48,6 +49,7 @@ def command(
     threads: int | None,
     keep: str | None,
     fresh: bool,
+    no_ranking: bool,
     quiet: bool,
     fail_infeasible: bool,
     as_json: bool,
@@ -58,6 +60,7 @@ def command(
     Interrupted twice, it stops at once; finished parts stay.
     """
     from sweep.cli.speed import usable_threads
+    from sweep.report.words import count_of
     from sweep.rerank import prices_sha256, remember_prices
     from sweep.spec import load_spec
 
@@ -69,14 +72,16 @@ def command(
     plan = _plan(spec)
     if not quiet:
         say(
-            f"{spec.name}: {plan.scenarios:,} scenarios, {len(plan.workloads):,} workloads on "
-            f"{len(plan.setups):,} setups, {threads} thread{'s' * (threads > 1)}"
+            f"{spec.name}: {count_of(plan.scenarios, 'scenario')}, "
+            f"{count_of(len(plan.workloads), 'workload')} on "
+            f"{count_of(len(plan.setups), 'setup')}, {count_of(threads, 'thread')}"
         )
     outcome = _run(plan, folder, threads, fresh=fresh, quiet=quiet)
     if outcome is None:
         return INTERRUPTED
     manifest, progress = outcome
 
+    from sweep.cli.top import MOST_LISTED, show_ranking, write_ranking
     from sweep.ranking import Filters, rank
     from sweep.results import open_results
 
@@ -84,14 +89,13 @@ def command(
         remember_prices(folder, spec_path, prices)
         if not quiet:
             say(_what_was_decided(manifest, progress, folder))
-        if quiet and not as_json and not fail_infeasible:
+        silent = (quiet or no_ranking) and not as_json
+        if silent and not fail_infeasible:
             return None
-        ranking = rank(results, Filters())
+        ranking = rank(results, Filters(), most=None if as_json else MOST_LISTED)
     if as_json:
-        write_json({**_facts(manifest, progress, folder), "ranking": _json(ranking)})
-    elif not quiet:
-        from sweep.cli.top import show_ranking
-
+        write_ranking(ranking, _facts(manifest, progress, folder))
+    elif not silent:
         show_ranking(ranking)
     return NOTHING_FEASIBLE if fail_infeasible and not ranking.answered else None
 
@@ -101,12 +105,6 @@ def _plan(spec: Spec) -> Plan:
     from sweep.plan import build_plan
 
     return build_plan(spec, load_catalogs([Path(entry) for entry in spec.hardware.catalogs]))
-
-
-def _json(ranking: Any) -> dict[str, Any]:
-    from sweep.cli.top import ranking_json
-
-    return ranking_json(ranking)
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from sweep.cli import NOTHING_FEASIBLE
 from sweep.cli.filters import filter_options, read_filters
-from sweep.cli.output import columns, console, json_option, say, write_json
+from sweep.cli.output import columns, console, json_option, json_text, say
 from sweep.errors import RunError
 
 if TYPE_CHECKING:
@@ -59,10 +60,14 @@ def command(
         refresh_prices(folder)
     with open_results(folder) as results:
         filters = read_filters(results, given)
-        ranking = rank(results, filters, places=limit, every_offer=all_offers)
-        if not any(answer.ranked or answer.nearest for answer in ranking.answers):
-            _require_offers(filters)
-    show_ranking(ranking, as_json=as_json, full=full, wide=wide)
+        most = None if as_json else MOST_LISTED
+        ranking = rank(results, filters, places=limit, every_offer=all_offers, most=most)
+    if not any(answer.ranked or answer.nearest for answer in ranking.answers):
+        _require_offers(filters)
+    if as_json:
+        write_ranking(ranking)
+    else:
+        show_ranking(ranking, full=full, wide=wide)
     return NOTHING_FEASIBLE if fail_infeasible and not ranking.answered else None
 
 
@@ -81,39 +86,32 @@ def refresh_prices(folder: Path) -> None:
         say(str(found))
 
 
-def show_ranking(
-    ranking: Ranking, *, as_json: bool = False, full: bool | None = None, wide: bool = False
-) -> None:
-    """A ranking on stdout, in one of its forms."""
-    if as_json:
-        write_json(ranking_json(ranking))
-        return
+def show_ranking(ranking: Ranking, *, full: bool | None = None, wide: bool = False) -> None:
+    """A ranking on stdout, for people."""
     from sweep.report.terminal import ranking_lines, wide_lines
 
-    listed = ranking.first(MOST_LISTED)
     out = console()
-    for line in wide_lines(listed) if wide else ranking_lines(listed, columns(), full=full):
+    for line in wide_lines(ranking) if wide else ranking_lines(ranking, columns(), full=full):
         out.print(line)
-    left = len(ranking.answers) - len(listed.answers)
+    left = ranking.asked - len(ranking.answers)
     if left:
         say(f"{left:,} more questions; narrow them with --model, --method, ... or take all as --json")
 
 
-def ranking_json(ranking: Ranking) -> dict[str, Any]:
-    """A ranking as plain values, columns under the names they have everywhere."""
-    return {
+def write_ranking(ranking: Ranking, further: Mapping[str, Any] | None = None) -> None:
+    """A ranking as one JSON object on stdout, question by question: it may be large."""
+    head = {
+        **(further or {}),
         "run": dict(ranking.run),
         "prices": dict(ranking.prices),
+        "asked": ranking.asked,
         "answered": ranking.answered,
-        "questions": [
-            {
-                **answer.question,
-                "ranking": [dict(row) for row in answer.ranked],
-                "nearest": [dict(row) for row in answer.nearest],
-            }
-            for answer in ranking.answers
-        ],
     }
+    click.echo(json_text(head)[:-2] + ',\n "questions": [', nl=False)
+    for number, answer in enumerate(ranking.answers):
+        found = {**answer.question, "ranking": answer.ranked, "nearest": answer.nearest}
+        click.echo(f"{',' if number else ''}\n  {json_text(found, indent=None)}", nl=False)
+    click.echo("\n ]\n}")
 
 
 def _require_offers(filters: Filters) -> None:

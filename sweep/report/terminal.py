@@ -20,6 +20,7 @@ _GAP = "  "
 _HARD_SPACE = "\u00a0"
 # Characters that knobs beside an answer must have for most of them to be read.
 _LEAST_KNOBS = 44
+_RENTED = "rented as (a node)"
 
 
 def ranking_lines(ranking: Ranking, width: int, *, full: bool | None = None) -> Iterator[Text]:
@@ -28,7 +29,7 @@ def ranking_lines(ranking: Ranking, width: int, *, full: bool | None = None) -> 
     `full` decides it: every rank with its needs and knobs, or two lines a question.
     """
     if full is None:
-        full = len(ranking.answers) <= MOST_CARDS
+        full = ranking.asked <= MOST_CARDS
     shared, varying = _axes(ranking.answers)
     yield from _header(ranking, shared, width)
     if full:
@@ -64,8 +65,9 @@ def _header(ranking: Ranking, shared: Mapping[str, str], width: int) -> Iterator
     limits.append(f"{run['memory_headroom']:.0%} of GPU memory kept free")
     limits += [f"{name} {value}" for name, value in shared.items()]
     yield from _flow([run["name"] + ":", ""], limits, width, "bold")
-    count = words.count_of(len(ranking.answers), "question")
-    facts = [f"{count}, {ranking.answered:,} with an answer"]
+    facts = [f"{words.count_of(ranking.asked, 'question')}, {ranking.answered:,} with an answer"]
+    if len(ranking.answers) < ranking.asked:
+        facts.append(f"the first {len(ranking.answers):,} shown")
     if prices["offers"]:
         sellers = words.count_of(prices["providers"], "provider")
         facts.append(f"{prices['offers']:,} prices of {sellers}")
@@ -111,7 +113,7 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
     node_width = max(node_width, len("nodes"))
     usd_width = max([len(words.money(row["usd"])) for row in best] + [len("usd")])
     fixed = 1 + label_width + gpu_width + node_width + len("hours") + usd_width + 5 * len(_GAP)
-    rented_width = max((len(words.rented(row)) for row in best), default=10)
+    rented_width = max([len(words.rented(row)) for row in best] + [len(_RENTED)])
     rented_width = max(min(rented_width, width - fixed), 8)
     indent = " " * (1 + (label_width or 2) + len(_GAP))
     knob_width = width - fixed - rented_width - len(_GAP)
@@ -126,7 +128,7 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
         return _GAP.join(cells)
 
     yield Text("")
-    head = line("text" if label_width else "", "GPUs", "nodes", "rented as (a node)", "hours", "usd")
+    head = line("text" if label_width else "", "GPUs", "nodes", _RENTED, "hours", "usd")
     yield Text(head + (f"{_GAP}how" if knobs_beside else ""), style="dim")
     group = None
     for answer, said in zip(answers, labels, strict=True):
@@ -330,6 +332,9 @@ def _cell(value: Any) -> str:
 
 # Where nothing works ------------------------------------------------------------------------------
 
+# Limits that are no matter of more or less.
+_ABSOLUTE = ("unsupported", "no_layout")
+
 
 def _nothing(answer: Answer, start: str, indent: str, width: int, most: int) -> Iterator[Text]:
     """Which limit failed, by how much, and what would work without it."""
@@ -339,14 +344,15 @@ def _nothing(answer: Answer, start: str, indent: str, width: int, most: int) -> 
     lead, style, said = f"{start}nothing works: ", "yellow", set()
     for row in answer.nearest[:most]:
         limit = row["limit_name"]
-        if (limit, row["setup"], row.get("offer")) in said:
+        # What other GPUs cannot do matters only where it is all there is to say.
+        if (limit, row["setup"], row.get("offer")) in said or (limit in _ABSOLUTE and said):
             continue
         if limit not in said:
             text = lead + words.limit_in_words(row)
             yield from (Text(line, style=style) for line in _wrap(text, "", indent, width))
             lead, style = f"{indent}or ", ""
         said |= {limit, (limit, row["setup"], row.get("offer"))}
-        if limit in ("unsupported", "no_layout"):
+        if limit in _ABSOLUTE:
             continue
         label = "closest"
         if limit in ("past_deadline", "over_budget"):

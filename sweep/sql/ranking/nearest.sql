@@ -6,5 +6,5 @@ SELECT
         THEN ceil(gpu_count * short_ratio / gpus_per_node) * gpus_per_node
     END AS gpus_for_deadline
 FROM nearest
-WHERE question IN (SELECT unnest($questions))
+WHERE question IN ($questions)
 ORDER BY question, place;

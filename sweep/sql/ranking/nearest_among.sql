@@ -24,7 +24,7 @@ late_or_dear AS (
     SEMI JOIN wanted AS o ON o.offer = p.offer
     CROSS JOIN run AS r
     WHERE
-        p.question IN (SELECT unnest($questions))
+        p.question IN ($questions)
         AND lower(p.gpu) GLOB lower($gpus)
         AND (p.past_deadline OR p.over_budget)
 ),
@@ -54,7 +54,7 @@ misses AS (
         'short_ratio' AS closest_by
     FROM rejected
     WHERE
-        question IN (SELECT unnest($questions))
+        question IN ($questions)
         AND lower(gpu) GLOB lower($gpus)
         AND shape IN (SELECT shape FROM wanted)
         AND limit_name <> 'past_deadline'

@@ -9,5 +9,5 @@ FROM
         instance_types := $instance_types,
         places := $places
     )
-WHERE question IN (SELECT unnest($questions))
+WHERE question IN ($questions)
 ORDER BY question, rank;
