@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
@@ -17,13 +16,14 @@ LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Called with (decided, in all); draws on `stream`. What was decided before does not count as speed.
+    """Called with (decided, in all); draws on `stream`, or not at all.
 
-    `rate_per_s` is the average since the first call [scenarios/s], 0 while nothing has been decided.
+    `rate_per_s` is the average since the first call [scenarios/s], 0 while nothing has been decided;
+    what was decided before that call does not count.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, color: bool = True) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, stream: TextIO | None, *, color: bool = True) -> None:
+        self._stream = stream
         self._color = color
         self._bar: Bar | None = None
         self._started: float | None = None
@@ -35,7 +35,7 @@ class Progress:
         self.total = 0
 
     def __enter__(self) -> Self:
-        if self._stream.isatty():
+        if self._stream is not None and self._stream.isatty():
             self._bar = _make_bar(self._stream, self._color)
             self._bar.start()
         return self
@@ -62,9 +62,7 @@ class Progress:
             if not self._bar.tasks:
                 self._bar.add_task("deciding", total=total, completed=done, rate="", left="")
             rate = f"{format_count(self.rate_per_s)}/s" if self.rate_per_s else ""
-            self._bar.update(
-                self._bar.tasks[0].id, completed=done, rate=rate, left=self._left()
-            )
+            self._bar.update(self._bar.tasks[0].id, completed=done, rate=rate, left=self._left())
         elif now - self._last_line >= LINE_EVERY_S:
             self._last_line = now
             self._line()
@@ -85,6 +83,8 @@ class Progress:
         return f"{format_seconds((self.total - self.done) / self.rate_per_s)} left"
 
     def _line(self) -> None:
+        if self._stream is None:
+            return
         self._said = self.done
         share = self.done / self.total if self.total else 1.0
         parts = [f"{share:4.0%}  {self.done:,} of {self.total:,} scenarios"]
@@ -92,7 +92,8 @@ class Progress:
             parts.append(f"{format_count(self.rate_per_s)}/s")
         if left := self._left():
             parts.append(left)
-        print(", ".join(parts), file=self._stream, flush=True)
+        self._stream.write(", ".join(parts) + "\n")
+        self._stream.flush()
 
 
 def _make_bar(stream: TextIO, color: bool) -> Bar:

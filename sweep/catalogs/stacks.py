@@ -65,6 +65,7 @@ _FLAGS = (
 )
 _LISTS: Mapping[str, tuple[Any, ...]] = {
     "methods": vocabulary.METHODS,
+    "tensor_parallel_methods": vocabulary.METHODS,
     "precisions": vocabulary.PRECISIONS,
     "quantizations": vocabulary.QUANTIZATIONS,
     "checkpointing": vocabulary.CHECKPOINTING,

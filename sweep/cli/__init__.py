@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(_os_error(error))
         _abandon_stdout()
         return _traced(error, settings, FAILURE)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, a user gets a message
         text = f"unexpected {type(error).__name__}: {error}"
         if not settings.debug:
             text += (

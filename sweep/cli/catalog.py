@@ -45,11 +45,11 @@ def _loaded(found: tuple[Any, Any]) -> Any:
 
 
 def _models(folders: Sequence[Path]) -> list[Entry]:
-    from sweep.catalogs.models import load_models
     from sweep.catalogs.architecture import count_parameters
+    from sweep.catalogs.models import load_models
 
     models = list(_loaded(load_models(folders)).values())
-    entries = []
+    entries: list[Entry] = []
     for model, entry in zip(models, _fields(models), strict=True):
         counts = count_parameters(model)
         entries.append(
@@ -202,7 +202,7 @@ def list_entries(
     if not found:
         say(f"no entry of {kind} holds {' and '.join(repr(word) for word in containing)}")
         return
-    from sweep.report.terminal import table_lines
+    from sweep.report.tables import table_lines
 
     columns = KINDS[kind].columns
     rows = [[_shown(entry[name]) for name in columns] for entry in found[:MOST_ROWS]]
@@ -210,7 +210,9 @@ def list_entries(
     for line in table_lines(columns, rows):
         out.print(line)
     if len(found) > MOST_ROWS:
-        say(f"the first {MOST_ROWS} of {len(found):,}; name words to look for, or take all as --json")
+        say(
+            f"the first {MOST_ROWS} of {len(found):,}; name words to look for, or take all as --json"
+        )
 
 
 @command.command(epilog="Example: sweep catalog show gpus H100-SXM-80GB")
@@ -223,7 +225,9 @@ def show(kind: str, name: str | None, catalogs: tuple[Path, ...], as_json: bool)
     entries = _entries(kind, catalogs)
     found = entries if name is None else _called(entries, kind, name)
     if name is None and len(found) > _MOST_SHOWN:
-        raise click.UsageError(f"which of the {len(found):,} {kind}? see: sweep catalog list {kind}")
+        raise click.UsageError(
+            f"which of the {len(found):,} {kind}? see: sweep catalog list {kind}"
+        )
     if as_json:
         write_json(found)
         return

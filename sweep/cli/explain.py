@@ -26,8 +26,15 @@ if TYPE_CHECKING:
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @filter_options
-@click.option("--setup", type=click.IntRange(0), metavar="N", help="Number of a setup, instead of the best.")
-@click.option("--knob", type=click.IntRange(0), metavar="N", help="Number of a knob combination of that setup.")
+@click.option(
+    "--setup", type=click.IntRange(0), metavar="N", help="Number of a setup, instead of the best."
+)
+@click.option(
+    "--knob",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Number of a knob combination of that setup.",
+)
 @click.option("--short", is_flag=True, help="Leave out formulas and sources.")
 @json_option
 def command(
@@ -52,7 +59,9 @@ def command(
         "price_model": filters.price_model, "instance_type": filters.instance_type,
     }  # fmt: skip
     # A setup is named by its number: where it is sold does not matter.
-    wanted = {} if setup is not None else {name: glob for name, glob in offers.items() if glob != "*"}
+    wanted = (
+        {} if setup is not None else {name: glob for name, glob in offers.items() if glob != "*"}
+    )
     found = explain_row(
         folder, question=chosen[0]["question"], filters=wanted, setup=setup, knob=knob
     )
@@ -71,16 +80,22 @@ def _lines(found: Explanation, questions: int, width: int, *, short: bool) -> It
 
     row = found.row
     first = " (the first of them)" if questions > 1 else ""
-    yield Text.assemble((row["model"], "bold"), (f"  {row['method']}", "bold cyan"),
-                        f"  {words.tokens(row['train_tokens'])}, question {row['question']}{first}")  # fmt: skip
+    yield Text.assemble(
+        (row["model"], "bold"),
+        (f"  {row['method']}", "bold cyan"),
+        f"  {words.tokens(row['train_tokens'])}, question {row['question']}{first}",
+    )
     where = [words.machine(row), words.count_of(row["node_count"], "node")]
     if row.get("provider"):
         where.append(f"{words.rented(row)}, {row['region']}")
     where.append(f"setup {row['setup']}, knob {row['knob']}")
     for parts in (where, words.knob_words(row)):
-        for line in textwrap.wrap(", ".join(parts), width - 2):
-            yield Text(f"  {line}")
-    yield Text(f"  verdict: {found.verdict}", style="bold green" if row["verdict_text"] == "fits" else "yellow")
+        for text in textwrap.wrap(", ".join(parts), width - 2):
+            yield Text(f"  {text}")
+    yield Text(
+        f"  verdict: {found.verdict}",
+        style="bold green" if row["verdict_text"] == "fits" else "yellow",
+    )
     terms = found.lines()
     label_width = max(len(label) for _, label, _, _, _ in terms)
     value_width = max(len(value) for _, _, value, _, _ in terms)

@@ -7,7 +7,6 @@ import errno
 import json
 import math
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 # Where no terminal says how wide lines may be (a pipe, a file): wide enough to cut nothing.
 PIPE_COLUMNS = 160
+_LEAST_COLUMNS = 40
 
 
 def json_option(function: Any) -> Any:
@@ -61,9 +61,17 @@ def write_json(value: Any) -> None:
 
 
 def columns() -> int:
-    """Characters a line of stdout may have: the terminal's, or COLUMNS, or what cuts nothing."""
-    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
-        return max(shutil.get_terminal_size((80, 24)).columns, 40)
+    """Characters a line of stdout may have: COLUMNS, the terminal's, or what cuts nothing."""
+    if (given := os.environ.get("COLUMNS", "")).isdigit() and int(given):
+        return max(int(given), _LEAST_COLUMNS)
+    # In `sweep top | less` stdout is no terminal, but stderr tells how wide the screen is.
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            try:
+                found = os.get_terminal_size(stream.fileno()).columns
+            except OSError:
+                continue
+            return max(found or 80, _LEAST_COLUMNS)
     return PIPE_COLUMNS
 
 

@@ -81,13 +81,14 @@ def _sizes(plan: Plan) -> dict[str, Any]:
 
 
 def _lines(spec: Spec, plan: Plan, sizes: dict[str, Any]) -> list[str]:
+    from sweep.report.words import count_of
     from sweep.spec_fields import VARIABLES
     from sweep.units import format_bytes, format_count, format_seconds
 
     keys = {variable.column: variable.key for variable in VARIABLES}
     tokens = len(spec.axes["train_tokens"])
     axes = [
-        f"{sizes['models']} models" if sizes["models"] != 1 else "1 model",
+        count_of(sizes["models"], "model"),
         *(
             f"{len(values)} {keys[name]}"
             for name, values in spec.axes.items()
@@ -97,33 +98,23 @@ def _lines(spec: Spec, plan: Plan, sizes: dict[str, Any]) -> list[str]:
     ]
     most = "at most " if sizes["keep"] == "feasible" else ""
     measured = "as the last run here" if sizes["speed_measured_here"] else "a shipped figure"
-    newest = sizes["offers_newest"]
+    kinds = f"{count_of(sizes['shapes'], 'kind')} of node with {count_of(sizes['gpus'], 'GPU')}"
+    sellers = count_of(sizes["providers"], "provider")
+    if sizes["offers_newest"]:
+        sellers += f", the newest of {sizes['offers_newest']}"
+    rate = f"{format_count(sizes['scenarios_per_s'])} scenarios/s ({measured})"
     lines = [
         ("questions", f"{sizes['questions']:,}", " x ".join(axes)),
-        (
-            "setups",
-            f"{sizes['setups']:,}",
-            f"{sizes['shapes']:,} kinds of node with {sizes['gpus']} GPUs, up to "
-            f"{spec.hardware.max_gpus:,} GPUs",
-        ),
-        (
-            "offers",
-            f"{sizes['offers']:,}",
-            f"{sizes['providers']} providers" + (f", the newest of {newest}" if newest else ""),
-        ),
-        (
-            "knobs",
-            f"{sizes['knobs']:,}",
-            "combinations, before those invalid for a model or setup are dropped",
-        ),
+        ("setups", f"{sizes['setups']:,}", f"{kinds}, up to {spec.hardware.max_gpus:,} GPUs"),
+        ("offers", f"{sizes['offers']:,}", sellers),
+        ("knobs", f"{sizes['knobs']:,}", "combinations, those no model or setup can use included"),
         ("scenarios", f"{sizes['scenarios']:,}", "to decide"),
         ("rows", f"{sizes['rows']:,}", f'{most}with keep = "{sizes["keep"]}"'),
         ("disk", format_bytes(sizes["bytes"]), f"{most}for results and database"),
         (
             "time",
             format_seconds(sizes["seconds"]),
-            f"with {sizes['threads']} threads at {format_count(sizes['scenarios_per_s'])} "
-            f"scenarios/s ({measured})",
+            f"with {count_of(sizes['threads'], 'thread')} at {rate}",
         ),
     ]
     width = max(len(value) for _, value, _ in lines)

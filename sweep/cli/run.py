@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Start over, whatever run the folder holds.")
 @click.option("--no-ranking", is_flag=True, help="Print no ranking: nothing on stdout.")
 @click.option("--quiet", is_flag=True, help="The same, and no progress either.")
-@click.option("--fail-infeasible", is_flag=True, help="Exit with 3 if nothing works for any question.")
+@click.option(
+    "--fail-infeasible", is_flag=True, help="Exit with 3 if nothing works for any question."
+)
 @json_option
 def command(
     spec_path: Path,
@@ -118,9 +120,8 @@ def _run(
 
     if not quiet and (CACHE_FOLDER is None or not any(CACHE_FOLDER.rglob("*.nbi"))):
         say("compiling the kernels, which takes about 10 s (once for this version of sweep)")
-    stream = open(os.devnull, "w") if quiet else sys.stderr  # noqa: SIM115
     stop = threading.Event()
-    progress = Progress(stream, color=not os.environ.get("NO_COLOR"))
+    progress = Progress(None if quiet else sys.stderr, color=not os.environ.get("NO_COLOR"))
     try:
         with _Signals(stop, quiet=quiet), progress:
             manifest = engine.run(
@@ -133,9 +134,6 @@ def _run(
             f"in {folder}; to go on: sweep {arguments}"
         )
         return None
-    finally:
-        if quiet:
-            stream.close()
     if manifest.seconds:
         remember_speed(
             plan.spec.results.keep, progress.done - progress.before, progress.seconds, threads

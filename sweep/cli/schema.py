@@ -8,7 +8,9 @@ from sweep.cli.output import json_option, write_json
 
 
 @click.command(
-    name="schema", epilog="Example: sweep schema > sweep.schema.json", short_help="Print the JSON Schema of specs."
+    name="schema",
+    short_help="Print the JSON Schema of specs.",
+    epilog="Example: sweep schema > sweep.schema.json",
 )
 @json_option
 def command(as_json: bool) -> None:

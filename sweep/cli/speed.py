@@ -22,8 +22,8 @@ class Speed:
 
 
 def _file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "sweep" / "speed.json"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "sweep" / "speed.json"
 
 
 def known_speed(keep: str) -> Speed:

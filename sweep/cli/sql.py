@@ -83,7 +83,12 @@ def _list_queries(as_json: bool) -> None:
     if as_json:
         write_json(
             [
-                {"name": one.name, "about": one.comment, "variables": one.variables, "sql": one.text}
+                {
+                    "name": one.name,
+                    "about": one.comment,
+                    "variables": one.variables,
+                    "sql": one.text,
+                }
                 for one in queries.values()
             ]
         )
@@ -185,7 +190,7 @@ def _write_csv(names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
 
 
 def _write_table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
-    from sweep.report.terminal import table_lines
+    from sweep.report.tables import table_lines
 
     shown = list(itertools.islice(rows, MOST_ROWS))
     if not names:

@@ -29,12 +29,16 @@ MOST_LISTED = 200
 @filter_options
 @click.option("--limit", type=click.IntRange(1, 10000), default=2, show_default=True, metavar="N",
               help="Setups shown for each question.")  # fmt: skip
-@click.option("--all-offers", is_flag=True, help="Rank every offer, not the cheapest of each kind of node.")
+@click.option(
+    "--all-offers", is_flag=True, help="Rank every offer, not the cheapest of each kind of node."
+)
 @click.option("--full/--list", "full", default=None,
               help="Every setup in full, or two lines a question (the default for more than 4).")  # fmt: skip
 @click.option("--wide", is_flag=True, help="A table with every figure, one line a setup.")
-@click.option("--keep-prices", is_flag=True, help="Rank by the prices last used, without a look at the catalogs.")
-@click.option("--fail-infeasible", is_flag=True, help="Exit with 3 if nothing works for any question.")
+@click.option("--keep-prices", is_flag=True, help="Rank by the prices last used.")
+@click.option(
+    "--fail-infeasible", is_flag=True, help="Exit with 3 if nothing works for any question."
+)
 @json_option
 def command(
     folder: Path,
@@ -88,14 +92,17 @@ def refresh_prices(folder: Path) -> None:
 
 def show_ranking(ranking: Ranking, *, full: bool | None = None, wide: bool = False) -> None:
     """A ranking on stdout, for people."""
-    from sweep.report.terminal import ranking_lines, wide_lines
+    from sweep.report.tables import wide_lines
+    from sweep.report.terminal import ranking_lines
 
     out = console()
     for line in wide_lines(ranking) if wide else ranking_lines(ranking, columns(), full=full):
         out.print(line)
     left = ranking.asked - len(ranking.answers)
     if left:
-        say(f"{left:,} more questions; narrow them with --model, --method, ... or take all as --json")
+        say(
+            f"{left:,} more questions; narrow them with --model, --method, ... or take all as --json"
+        )
 
 
 def write_ranking(ranking: Ranking, further: Mapping[str, Any] | None = None) -> None:

@@ -135,9 +135,11 @@ def rule_of(program: Program, book: StackBook) -> DtypeRule | None:
 
 def layout_rule(program: Program, book: StackBook) -> LayoutRule:
     """What the layouts of a program may use."""
-    flags = book.stacks[program.stack].flags
+    stack = book.stacks[program.stack]
+    flags = stack.flags
     return LayoutRule(
-        tensor=flags["tensor_parallel"],
+        tensor=flags["tensor_parallel"]
+        and program.method in stack.supports["tensor_parallel_methods"],
         sequence=flags["sequence_parallel"],
         pipeline=flags["pipeline_parallel"],
         context=flags["context_parallel"],

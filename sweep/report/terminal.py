@@ -64,7 +64,11 @@ def _header(ranking: Ranking, shared: Mapping[str, str], width: int) -> Iterator
         limits.append(f"for at most {words.money(run['max_usd'])}")
     limits.append(f"{run['memory_headroom']:.0%} of GPU memory kept free")
     limits += [f"{name} {value}" for name, value in shared.items()]
-    yield from _flow([run["name"] + ":", ""], limits, width, "bold")
+    name = f"{run['name']}:"
+    for number, line in enumerate(_flow(name, limits, width)):
+        text = Text(line)
+        text.stylize("bold", 0, len(name) if number == 0 else 0)
+        yield text
     facts = [f"{words.count_of(ranking.asked, 'question')}, {ranking.answered:,} with an answer"]
     if len(ranking.answers) < ranking.asked:
         facts.append(f"the first {len(ranking.answers):,} shown")
@@ -73,22 +77,21 @@ def _header(ranking: Ranking, shared: Mapping[str, str], width: int) -> Iterator
         facts.append(f"{prices['offers']:,} prices of {sellers}")
         if prices["newest"] is not None:
             facts.append(f"the newest seen {prices['newest']}")
-    yield from _flow(["", ""], facts, width, "dim")
+    yield from (Text(line, style="dim") for line in _flow("", facts, width))
 
 
-def _flow(labels: Sequence[str], items: Iterable[str], width: int, style: str) -> Iterator[Text]:
-    """A label and items, broken between items where they fit, with a hanging indent."""
-    label, indent = labels
-    line, start = label, True
+def _flow(label: str, items: Iterable[str], width: int) -> Iterator[str]:
+    """A label and items, lines broken between items."""
+    line = label
     for item in items:
-        piece = item if start else f", {item}"
-        gap = " " if start and line else ""
-        if not start and len(line) + len(piece) + 1 > width:
-            yield Text(line + ",", style="")
-            line, piece, gap = indent, item, ""
-        line += gap + piece
-        start = False
-    yield Text(line, style=style if not label else "")
+        if not line or line == label:
+            line = f"{line} {item}".lstrip()
+        elif len(line) + len(item) + 3 > width:
+            yield f"{line},"
+            line = item
+        else:
+            line = f"{line}, {item}"
+    yield line
 
 
 def _label(question: Row, varying: Sequence[str]) -> str:
@@ -137,7 +140,9 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
             group = (question["model"], question["method"])
             if answer is not answers[0]:
                 yield Text("")
-            yield Text.assemble((question["model"], "bold"), (f"  {question['method']}", "bold cyan"))
+            yield Text.assemble(
+                (question["model"], "bold"), (f"  {question['method']}", "bold cyan")
+            )
         if not label_width:
             yield Text(f" {label}")
             label = ""
@@ -151,7 +156,9 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
             words.hours(row["hours"]), words.money(row["usd"]),
         )  # fmt: skip
         how = _GAP + _cut(words.knob_codes(row), knob_width) if knobs_beside else ""
-        yield Text.assemble((text[:-usd_width], ""), (text[-usd_width:], "bold green"), (how, "dim"))
+        yield Text.assemble(
+            (text[:-usd_width], ""), (text[-usd_width:], "bold green"), (how, "dim")
+        )
         details = _details(answer, ranking.run)
         found = "; ".join(details[name] for name in shown if details.get(name))
         yield Text(_cut(indent + found, width), style="dim")
@@ -202,8 +209,8 @@ def _card(answer: Answer, run: Row, varying: Sequence[str], width: int) -> Itera
     question = answer.question
     axes = words.extra_axes(question)
     head = [
-        f"{words.data_size(question['train_text_gb'])} of text, "
-        f"{words.tokens(question['train_tokens'])}",
+        f"{words.data_size(question['train_text_gb'])} of text",
+        words.tokens(question["train_tokens"]),
         *(f"{name} {axes[name]}" for name in varying if name in axes),
         f"question {question['question']}",
     ]
@@ -277,59 +284,6 @@ def _facts(row: Row) -> dict[str, str]:
     }
 
 
-# A table of every figure --------------------------------------------------------------------------
-
-_WIDE = (
-    "question rank model method seq_len train_text_gb train_tokens provider instance_type region "
-    "price_model gpu gpu_count node_count hours usd usd_per_hour as_of peak_gib limit_gib "
-    "headroom_gib stack precision quantization optimizer zero_stage dp tp pp cp ep micro_batch "
-    "gradient_accumulation global_batch checkpointing offload cpu_cores_needed cpu_cores "
-    "host_ram_needed_gib host_ram_gib disk_needed_gb local_nvme_gb network_needed_gbps "
-    "network_gbps tokens_per_s usd_per_million_tokens same_price source setup knob limit_name need "
-    "have"
-).split()
-
-
-def wide_lines(ranking: Ranking) -> Iterator[Text]:
-    """One line a setup with every figure under its column's name, for wide screens and `less -S`."""
-    rows = [
-        {**answer.question, **row}
-        for answer in ranking.answers
-        for row in (answer.ranked or answer.nearest)
-    ]
-    names = [name for name in _WIDE if any(row.get(name) is not None for row in rows)]
-    yield from table_lines(names, [[row.get(name) for name in names] for row in rows])
-
-
-def table_lines(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[Text]:
-    """Rows under their column names, numbers to the right; nothing is cut."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(names)]
-    right = [
-        any(isinstance(row[i], int | float) for row in rows) for i in range(len(names))
-    ]
-
-    def line(row: Sequence[str]) -> str:
-        return _GAP.join(
-            f"{cell:>{width}}" if number else f"{cell:<{width}}"
-            for cell, width, number in zip(row, widths, right, strict=True)
-        ).rstrip()
-
-    yield Text(line(names), style="bold")
-    for row in cells:
-        yield Text(line(row))
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
-    return " ".join(str(value).split())
-
-
 # Where nothing works ------------------------------------------------------------------------------
 
 # Limits that are no matter of more or less.
@@ -341,7 +295,8 @@ def _nothing(answer: Answer, start: str, indent: str, width: int, most: int) -> 
     if not answer.nearest:
         yield Text(f"{start}nothing works, and nothing comes near", style="yellow")
         return
-    lead, style, said = f"{start}nothing works: ", "yellow", set()
+    lead, style = f"{start}nothing works: ", "yellow"
+    said: set[Any] = set()
     for row in answer.nearest[:most]:
         limit = row["limit_name"]
         # What other GPUs cannot do matters only where it is all there is to say.

@@ -233,11 +233,12 @@ def limit_in_words(row: Row) -> str:
         short = f" short by {gib(row['short'])} GiB" if row["short"] is not None else ""
         each = "each" if limit == "gpu_memory" else "a node"
         return f"{what}{short}: {gib(row['need'])} GiB {each}, {allowed}"
-    return {
+    absolute = {
         "no_price": "fits, but no ranked offer sells it",
         "unsupported": "the GPUs cannot do what was asked (data type or memory)",
         "no_layout": "no layout divides the model and the batch over the GPUs",
-    }.get(limit, limit.replace("_", " "))
+    }
+    return absolute.get(limit) or str(limit).replace("_", " ")
 
 
 def what_works(row: Row) -> str:
