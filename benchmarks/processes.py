@@ -36,6 +36,7 @@ def sweep_process(cache: Path, report: Path, *arguments: object) -> Ended:
     started_s = time.perf_counter()
     ended = subprocess.run(
         [str(word) for word in command],
+        check=False,
         env={**os.environ, "XDG_CACHE_HOME": str(cache)},
         capture_output=True,
         text=True,

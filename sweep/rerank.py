@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ _OFFER_COLUMNS = ("shape", "provider", "instance_type", "region", "price_model",
 class Repriced:
     """What looking at the price files brought: offers ranked now, how many differ from before.
 
-    `not_covered` offers are of machines the run did not evaluate: they rank after a new sweep only.
+    `not_covered` offers are of machines the run did not evaluate: they rank after a new sweep only;
+    `not_covered_before` were known when it was last ranked.
     """
 
     offers: int
@@ -45,6 +47,7 @@ class Repriced:
     new: int
     gone: int
     not_covered: int
+    not_covered_before: int
 
     @property
     def differs(self) -> bool:
@@ -52,17 +55,16 @@ class Repriced:
         return bool(self.changed or self.new or self.gone)
 
     def __str__(self) -> str:
-        counts = (
-            (self.changed, "changed"), (self.new, "new"), (self.gone, "gone"),
-        )  # fmt: skip
-        text = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-        text = f"prices have changed since this run was last ranked ({text}): ranked anew"
-        if self.not_covered:
-            text += (
-                f"\n{self.not_covered:,} offers are of machines this run did not evaluate; "
-                "`sweep run` includes them"
-            )
-        return text
+        """What to tell whoever looks at the ranking; empty if nothing is new to them."""
+        lines = []
+        if self.differs:
+            counts = ((self.changed, "changed"), (self.new, "new"), (self.gone, "gone"))
+            what = ", ".join(f"{count:,} {word}" for count, word in counts if count)
+            lines = [f"prices have changed since this run was last ranked ({what}): ranked anew"]
+        if self.not_covered > self.not_covered_before:
+            of = "offer is of a machine" if self.not_covered == 1 else "offers are of machines"
+            lines += [f"{self.not_covered:,} {of} this run did not evaluate; `sweep run` would"]
+        return "\n".join(lines)
 
 
 def spec_of_run(meaning: Mapping[str, Any], path: Path) -> Spec:
@@ -105,8 +107,10 @@ def prices_sha256(spec: Spec, today: dt.date) -> str:
 
 def remember_prices(folder: Path, spec_path: Path, sha256: str) -> None:
     """Note which price files the offers in the run's database are from, and where its spec stands."""
+    path = spec_path.resolve()
     record = {
-        "spec": str(spec_path.resolve()),
+        "spec": str(path),
+        "spec_from_here": os.path.relpath(path, folder.resolve()),
         "prices_sha256": sha256,
         "database": _database_stamp(folder),
     }
@@ -125,7 +129,7 @@ def reprice(folder: Path, today: dt.date | None = None) -> Repriced | None:
     manifest = load_manifest(folder)
     open_results(folder).close()  # builds or repairs the database: it is compared below
     record = _read_record(folder)
-    path = Path(record.get("spec") or folder / "spec.toml")
+    path = _spec_path(folder, record)
     spec = spec_of_run(manifest.spec, path)
     for entry in (*spec.hardware.catalogs, *spec.hardware.offers):
         if not Path(entry).exists():
@@ -151,13 +155,14 @@ def _refresh(folder: Path, spec: Spec, today: dt.date) -> Repriced:
         setups = results.rows("SELECT * FROM setups ORDER BY setup")
         names = ", ".join(_OFFER_COLUMNS)
         before = results.rows(f"SELECT {names} FROM offers")
+        (run,) = results.rows("SELECT offers_not_covered FROM run")
     catalogs = load_catalogs([Path(entry) for entry in spec.hardware.catalogs])
     offers = priced_offers(spec, catalogs, today)
     shapes = _run_shapes(spec, setups, offers, catalogs)
     columns, not_covered = covered_offers(shapes, offers)
     refresh_offers(folder, columns, not_covered=not_covered)
     after = zip(*(columns[name] for name in _OFFER_COLUMNS), strict=True)
-    return _compare(before, after, not_covered)
+    return _compare(before, after, not_covered, run["offers_not_covered"])
 
 
 def _run_shapes(
@@ -203,7 +208,10 @@ def _by_shape(rows: Iterable[Mapping[str, Any]]) -> dict[int, frozenset[tuple[An
 
 
 def _compare(
-    before: Iterable[Mapping[str, Any]], after: Iterable[tuple[Any, ...]], not_covered: int
+    before: Iterable[Mapping[str, Any]],
+    after: Iterable[tuple[Any, ...]],
+    not_covered: int,
+    not_covered_before: int,
 ) -> Repriced:
     """Offers by (shape, provider, instance, region, price model) and price, then and now."""
 
@@ -221,6 +229,7 @@ def _compare(
         new=len(now.keys() - then.keys()),
         gone=len(then.keys() - now.keys()),
         not_covered=not_covered,
+        not_covered_before=not_covered_before,
     )
 
 
@@ -230,6 +239,14 @@ def _read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _spec_path(folder: Path, record: Mapping[str, Any]) -> Path:
+    """Where the run's spec stands: as seen from here if both were moved, else where it was."""
+    here = folder.resolve() / str(record.get("spec_from_here") or "spec.toml")
+    if here.exists() or not record.get("spec"):
+        return Path(os.path.normpath(here))
+    return Path(record["spec"])
 
 
 def _database_stamp(folder: Path) -> list[int]:

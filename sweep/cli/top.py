@@ -86,8 +86,8 @@ def refresh_prices(folder: Path) -> None:
     except RunError as error:
         say(f"{error}\nranked by the prices the run last used")
         return
-    if found is not None and found.differs:
-        say(str(found))
+    if found is not None and (text := str(found)):
+        say(text)
 
 
 def show_ranking(ranking: Ranking, *, full: bool | None = None, wide: bool = False) -> None:

@@ -109,10 +109,12 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep
 
 
 @scalar
-def evaluate(out, lines, line_count, model, program, case, stack, seq_len, vision_flop,
+def evaluate(out, spare, lines, line_count, model, program, case, stack, seq_len, vision_flop,
              global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep,
              sequence_parallel):  # fmt: skip
     """Fill `out` (see Quantity) for one candidate; nothing here depends on the kind of GPU.
+
+    Of two pipeline stages the one with more bytes on the device decides; `spare` is room for it.
 
     Derivation: docs/physics.md sections 2 to 5.
     """
@@ -124,14 +126,21 @@ def evaluate(out, lines, line_count, model, program, case, stack, seq_len, visio
     for row in range(3, line_count):
         work = max(work, lines[row, 0] * tokens + lines[row, 1])
     one_layer = max(lines[1, 0] * tokens + lines[1, 1], lines[2, 0] * tokens + lines[2, 1])
-    out[DEVICE] = -1.0
-    out[OFFLOADED] = 0.0
-    for stage in range(2 if pp > 1 else 1):
+    stage_bytes(
+        out, 0, model, program, case, stack, seq_len, tokens, accumulation, tp, pp, cp, ep,
+        sequence_parallel, shards, several, lines[0, 0], lines[0, 1], work, one_layer,
+    )  # fmt: skip
+    offloaded = out[OFFLOADED]
+    if pp > 1:
         stage_bytes(
-            out, stage, model, program, case, stack, seq_len, tokens, accumulation, tp,
-            pp, cp, ep, sequence_parallel, shards, several, lines[0, 0], lines[0, 1], work, one_layer,
+            spare, 1, model, program, case, stack, seq_len, tokens, accumulation, tp, pp, cp, ep,
+            sequence_parallel, shards, several, lines[0, 0], lines[0, 1], work, one_layer,
         )  # fmt: skip
-    out[HOST] = gpus_per_node * (stack.process_bytes + out[OFFLOADED])
+        offloaded = max(offloaded, spare[OFFLOADED])
+        if spare[DEVICE] > out[DEVICE]:
+            out[:] = spare
+    out[OFFLOADED] = offloaded
+    out[HOST] = gpus_per_node * (stack.process_bytes + offloaded)
     stage_share = -(-model.layers // pp) / model.layers
     out[TOKENS] = tokens
     out[ACCUMULATION] = accumulation

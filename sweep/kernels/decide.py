@@ -59,6 +59,7 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
     micro_count = choices.micro_batches.shape[0]
     first_case = workloads.first_case[w]
     found = 0
+    spare = np.zeros(QUANTITIES)
     for at in range(first_case, workloads.last_case[w]):
         case = cases[workloads.case_list[at]]
         p = case.program
@@ -88,7 +89,7 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                     if global_batch % (micro_batch * dp) != 0:
                         continue
                     evaluate(
-                        table[found], lines[at - first_case, x], line_count[at - first_case, x],
+                        table[found], spare, lines[at - first_case, x], line_count[at - first_case, x],
                         model, program, case, stack, seq_len, workloads.vision_flop[w],
                         global_batch, micro_batch,
                         gpus, gpus_per_node, dp, tp, pp, cp, ep, sp,

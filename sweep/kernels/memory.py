@@ -41,6 +41,8 @@ EMBED_GRADIENT = _Q["EMBED_GRADIENT"]
 LAYER_GRADIENT_LOCAL = _Q["LAYER_GRADIENT_LOCAL"]
 ROOT_OPEN = _Q["ROOT_OPEN"]
 ROOT_SHARD = _Q["ROOT_SHARD"]
+TRAINED = _Q["TRAINED"]
+GRADIENT_SHARE = _Q["GRADIENT_SHARE"]
 
 
 @scalar
@@ -132,209 +134,229 @@ def loss_head_bytes(cross_entropy, tokens, hidden_tokens, hidden, vocab, local_v
 
 
 @scalar
-def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumulation,
-                tp, pp, cp, ep, sequence_parallel, shards, several, keep_a, keep_b, work,
-                one_layer):  # fmt: skip
-    """Fill in one pipeline stage's quantities: residents, buffers, phases, allocated, device, host.
+def layer_elements(parts, tp, ep):
+    """A quantity of one layer given by part, as one rank holds it."""
+    return parts[LINEAR] / tp + parts[OTHER] + parts[EXPERT] / (tp * ep)
 
-    Derivation: docs/physics.md sections 2 to 4; `work` and `one_layer` are the largest working set
-    and kept bytes of one layer, `keep_a` and `keep_b` what all layers keep per token and besides.
+
+@scalar
+def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards):
+    """Fill in what rests on the GPU all step long, what leaves it, and the step's temporaries [bytes].
+
+    Derivation: docs/physics.md section 2; ZeRO 1910.02054 for what each stage shares.
     """
     zero = program.zero_stage
     offload = program.offload
-    tied = model.tied
-    hidden = model.hidden
-    vocab = model.vocab
-    layers = model.layers
-    stage_share = -(-layers // pp) / layers
-    expert_shards = shards / ep
-    frozen, frozen_expert = stage_elements(case.frozen_bytes, tied, tp, ep, stage_share, pp, stage)
-    trained, trained_expert = stage_elements(case.trained, tied, tp, ep, stage_share, pp, stage)
-    sharded = trained / shards + trained_expert / expert_shards
-    local = trained + trained_expert if zero == 0 else sharded
-
+    frozen, frozen_expert = stage_elements(
+        case.frozen_bytes, model.tied, tp, ep, stage_share, pp, stage
+    )
+    trained, trained_expert = stage_elements(
+        case.trained, model.tied, tp, ep, stage_share, pp, stage
+    )
+    whole = trained + trained_expert
+    sharded = trained / shards + trained_expert * ep / shards
+    local = whole if zero == 0 else sharded
+    weights = program.weight_bytes * whole
+    frozen_held = frozen + frozen_expert
     if zero == 3:
         weights = program.shard_weight_bytes * sharded
-        frozen_held = frozen / shards + frozen_expert / expert_shards
-    else:
-        weights = program.weight_bytes * (trained + trained_expert)
-        frozen_held = frozen + frozen_expert
-    optimizer = (program.master_bytes + program.state_bytes) * local
-    gradients = program.grad_bytes * (sharded if zero >= 2 else trained + trained_expert)
-    grad_share = 1.0 / shards if zero >= 2 else 1.0
-
-    offloaded = 0.0
-    step_temporary = (
+        frozen_held = frozen / shards + frozen_expert * ep / shards
+    out[TRAINED] = whole
+    out[GRADIENT_SHARE] = 1.0 / shards if zero >= 2 else 1.0
+    out[GRADIENTS] = program.grad_bytes * (sharded if zero >= 2 else whole)
+    out[OPTIMIZER] = (program.master_bytes + program.state_bytes) * local
+    out[STEP_TEMPORARY] = (
         program.temp_element_bytes * local + program.temp_tensor_bytes * case.largest_trained / tp
     )
+    out[OFFLOADED] = 0.0
     if offload != 0:
-        offloaded = stack.host_element_bytes * local
+        out[OFFLOADED] = stack.host_element_bytes * local
         if offload == _PARAMS_CPU:
-            offloaded += weights + frozen_held
+            out[OFFLOADED] += weights + frozen_held
         elif offload == _PARAMS_NVME:
-            offloaded = stack.nvme_buffer_bytes
-        optimizer = 0.0
-        gradients = 0.0
-        grad_share = 0.0
-        step_temporary = 0.0
+            out[OFFLOADED] = stack.nvme_buffer_bytes
+        out[GRADIENT_SHARE] = 0.0
+        out[GRADIENTS] = 0.0
+        out[OPTIMIZER] = 0.0
+        out[STEP_TEMPORARY] = 0.0
     if offload >= _PARAMS_CPU:
         weights = 0.0
         frozen_held = 0.0
-    resident = weights + frozen_held + optimizer
+    out[WEIGHTS] = weights
+    out[FROZEN] = frozen_held
+    out[RESIDENT] = weights + frozen_held + out[OPTIMIZER]
 
-    buckets = 0.0
-    root_gather = 0.0
-    layer_gather = 0.0
-    layer_reduce = 0.0
-    layer_trained = (
-        case.layer_trained[LINEAR] / tp
-        + case.layer_trained[OTHER]
-        + case.layer_trained[EXPERT] / (tp * ep)
-    )
+
+@scalar
+def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, shards):
+    """Fill in what sharding keeps beside the states: buckets, gathered units, one being reduced [bytes].
+
+    Source: torch DDP and DeepSpeed buckets; traced FSDP2 steps (docs/physics.md section 2).
+    """
+    zero = program.zero_stage
+    out[BUCKETS] = 0.0
+    out[ROOT_GATHER] = 0.0
+    out[LAYER_GATHER] = 0.0
+    out[LAYER_REDUCE] = 0.0
     if zero == 0 and shards > 1:
-        buckets = program.grad_bytes * (trained + trained_expert)
+        out[BUCKETS] = program.grad_bytes * out[TRAINED]
     elif zero == 1 or zero == 2:
-        buckets = min(stack.bucket_elements, trained + trained_expert) * 2.0 * stack.bucket_bytes
+        out[BUCKETS] = min(stack.bucket_elements, out[TRAINED]) * 2.0 * stack.bucket_bytes
     elif zero == 3:
         gather = program.gather_bytes
-        root_gather = root_elements(
-            case.frozen_bytes, tied, tp, pp, stage
-        ) + gather * root_elements(case.trained, tied, tp, pp, stage)
-        layer_gather = (
-            case.layer_frozen_bytes[LINEAR] / tp
-            + case.layer_frozen_bytes[OTHER]
-            + case.layer_frozen_bytes[EXPERT] / (tp * ep)
-            + gather * layer_trained
-        )
-        layer_reduce = program.reduce_bytes * layer_trained
-    loss_buffer = buckets + root_gather + layer_gather
-    # The layer's own unsharded gradient is in its working set already.
-    layer_buffer = buckets + root_gather + 2.0 * layer_gather + layer_reduce
+        trained = layer_elements(case.layer_trained, tp, ep)
+        root_frozen = root_elements(case.frozen_bytes, model.tied, tp, pp, stage)
+        root_trained = root_elements(case.trained, model.tied, tp, pp, stage)
+        out[ROOT_GATHER] = root_frozen + gather * root_trained
+        out[LAYER_GATHER] = layer_elements(case.layer_frozen_bytes, tp, ep) + gather * trained
+        out[LAYER_REDUCE] = program.reduce_bytes * trained
 
-    hidden_tokens = hidden * tokens / (tp if sequence_parallel == 1 else 1)
+
+@scalar
+def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp,
+                     hidden_tokens, stage_share, keep_a, keep_b):  # fmt: skip
+    """Fill in kept activations and what the loss head adds [bytes].
+
+    Source: traced layer forms and loss heads (docs/physics.md section 3). Copies of weights, the
+    bytes of `keep_b`, live through backward only where layers are not recomputed.
+    """
+    hidden = model.hidden
+    vocab = model.vocab
     kept = stage_share * (keep_a * tokens + keep_b)
-    kept_backward = stage_share * keep_a * tokens
-    if program.checkpointed == 0:
-        kept_backward = kept
-    fixed = (
+    out[KEPT] = kept
+    out[KEPT_BACKWARD] = kept if program.checkpointed == 0 else stage_share * keep_a * tokens
+    out[FIXED] = (
         program.rotary_bytes * 2.0 * (seq_len / cp) * model.rotary_dim
         + 32.0 * tokens
         - case.first_layer_saving * tokens
     )
-    local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
-    head_copy = program.head_copy_bytes * hidden * vocab / tp
-    residual = program.residual_bytes * hidden_tokens
-    forward, backward = loss_head_bytes(
-        program.cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, tp,
-        program.head_trained, program.hidden_forward, program.hidden_backward,
-        program.logit_forward + model.softcap_bytes, program.logit_backward + model.softcap_bytes,
-        program.logit_grad,
-        program.activation_bytes, program.head_grad_bytes,
-    )  # fmt: skip
+    out[RESIDUAL] = program.residual_bytes * hidden_tokens
+    out[HEAD_COPY] = 0.0
+    out[LOSS_FORWARD] = 0.0
+    out[LOSS_BACKWARD] = 0.0
+    if stage == 1 or pp == 1:
+        local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
+        out[HEAD_COPY] = program.head_copy_bytes * hidden * vocab / tp
+        forward, backward = loss_head_bytes(
+            program.cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, tp,
+            program.head_trained, program.hidden_forward, program.hidden_backward,
+            program.logit_forward + model.softcap_bytes,
+            program.logit_backward + model.softcap_bytes, program.logit_grad,
+            program.activation_bytes, program.head_grad_bytes,
+        )  # fmt: skip
+        out[LOSS_FORWARD] = forward
+        out[LOSS_BACKWARD] = backward
 
-    has_loss = stage == 1 or pp == 1
-    in_flight = min(accumulation, pp) if (stage == 0 and pp > 1) else 1.0
-    before = gradients if accumulation > 1 else 0.0
-    during = 0.0 if accumulation > 1 else gradients
-    resting = resident + before
-    embed_trained = case.trained[EMBED]
-    layer_gradient_local = program.grad_bytes * layer_trained * grad_share
-    embed_gradient = 0.0
-    if tied == 0 and stage == 0:
-        embed_gradient = program.grad_bytes * embed_trained / tp * grad_share
-    # At stage 3 the root's gradient stays unsharded until its own backward ends, after all layers.
-    head_trained = 0.0
-    if has_loss:
-        head_trained = case.trained[HEAD] / tp
-        if tied == 1:
-            head_trained += embed_trained / tp
-    root_gradient = 0.0
-    root_open = 0.0
-    root_shard = 0.0
-    if zero == 3:
-        root_open = program.gather_bytes * head_trained
-        root_gradient = root_open
-        root_shard = program.grad_bytes * head_trained * grad_share
-    elif accumulation <= 1:
-        root_gradient = program.grad_bytes * head_trained * grad_share
-    embed_end = 0.0
-    if embed_trained > 0.0 and stage == 0:
-        if zero == 3:
-            root_trained = root_elements(case.trained, tied, tp, pp, stage)
-            gathered = program.gather_bytes
-            if tied == 1:
-                each = 2.0 * gathered + max(program.reduce_bytes, 2.0 * gathered)
-                embed_end = each * root_trained + layer_reduce
+
+@scalar
+def root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidden_tokens):
+    """Fill in the gradients of embedding and head around the layers' backward [bytes].
+
+    Source: traced steps. At stage 3 the root's gradient stays whole until its own backward ends,
+    after all layers; a tied embedding meets the gradients of both its uses (docs/physics.md).
+    """
+    share = program.grad_bytes * out[GRADIENT_SHARE]
+    embed = case.trained[EMBED] / tp
+    head = 0.0
+    if stage == 1 or pp == 1:
+        head = case.trained[HEAD] / tp
+        if model.tied == 1:
+            head += embed
+    out[LAYER_GRADIENT_LOCAL] = share * layer_elements(case.layer_trained, tp, ep)
+    out[EMBED_GRADIENT] = share * embed if (model.tied == 0 and stage == 0) else 0.0
+    out[ROOT_OPEN] = 0.0
+    out[ROOT_SHARD] = 0.0
+    out[ROOT_GRADIENT] = share * head if accumulation <= 1 else 0.0
+    gathered = program.gather_bytes
+    if program.zero_stage == 3:
+        out[ROOT_OPEN] = gathered * head
+        out[ROOT_SHARD] = share * head
+        out[ROOT_GRADIENT] = out[ROOT_OPEN]
+    end = 0.0
+    if embed > 0.0 and stage == 0:
+        if program.zero_stage == 3:
+            root = root_elements(case.trained, model.tied, tp, pp, stage)
+            if model.tied == 1:
+                both = 2.0 * gathered + max(program.reduce_bytes, 2.0 * gathered)
+                end = both * root + out[LAYER_REDUCE]
             else:
-                embed_end = (gathered + program.reduce_bytes) * root_trained
-            embed_end -= program.grad_bytes * root_trained * grad_share
-        elif tied == 1:
-            embed_end = 2.0 * program.grad_bytes * hidden * vocab / tp
+                end = (gathered + program.reduce_bytes) * root
+            end -= share * root
+        elif model.tied == 1:
+            end = 2.0 * program.grad_bytes * model.hidden * model.vocab / tp
         else:
-            embed_end = program.activation_bytes * hidden_tokens
+            end = program.activation_bytes * hidden_tokens
+    out[EMBED_END] = end
 
-    p_forward = 0.0
-    p_loss = 0.0
-    if has_loss:
-        p_forward = resting + loss_buffer + kept + fixed + head_copy + forward
-        p_loss = resting + loss_buffer + kept_backward + fixed + head_copy + backward
-    p_top = (
-        resting + layer_buffer + in_flight * kept_backward + fixed + residual + root_gradient + work
-    )
-    p_bottom = (
-        resting
-        + layer_buffer
-        + max(0.0, during - layer_gradient_local - embed_gradient - root_shard)
-        + root_open
-        + (in_flight - 1.0) * kept_backward
-        + one_layer
-        + fixed
-        + residual
-        + work
-    )
-    p_end = resting + during + embed_end if stage == 0 else 0.0
-    p_step = resident + gradients + step_temporary
-    peak = max(max(p_forward, p_loss), max(max(p_top, p_bottom), max(p_end, p_step)))
-    fragmentation = stack.fragmentation_multi if several else stack.fragmentation_single
-    device = peak + stack.context_bytes + fragmentation * (peak - resident)
-    if several:
-        device += stack.comm_bytes
 
-    out[OFFLOADED] = max(out[OFFLOADED], offloaded)
-    if device <= out[DEVICE]:
-        return
-    out[WEIGHTS] = weights
-    out[FROZEN] = frozen_held
-    out[OPTIMIZER] = optimizer
-    out[GRADIENTS] = gradients
-    out[BUCKETS] = buckets
-    out[ROOT_GATHER] = root_gather
-    out[LAYER_GATHER] = layer_gather
-    out[LAYER_REDUCE] = layer_reduce
-    out[KEPT] = kept
-    out[KEPT_BACKWARD] = kept_backward
-    out[FIXED] = fixed
-    out[HEAD_COPY] = head_copy if has_loss else 0.0
-    out[LOSS_FORWARD] = forward if has_loss else 0.0
-    out[LOSS_BACKWARD] = backward if has_loss else 0.0
+@scalar
+def phase_terms(out, stage, accumulation, pp, work, one_layer):
+    """Fill in the bytes of each phase of the step, and their peak [bytes].
+
+    Derivation: docs/physics.md section 3: nothing is summed that does not coexist.
+    """
+    gradients = out[GRADIENTS]
+    resting = out[RESIDENT] + (gradients if accumulation > 1 else 0.0)
+    during = 0.0 if accumulation > 1 else gradients
+    in_flight = min(accumulation, pp) if (stage == 0 and pp > 1) else 1.0
+    kept = out[KEPT_BACKWARD]
+    loss_buffer = out[BUCKETS] + out[ROOT_GATHER] + out[LAYER_GATHER]
+    # Two layers are gathered and one is being reduced; a layer's own gradient is in its working set.
+    layers = resting + loss_buffer + out[LAYER_GATHER] + out[LAYER_REDUCE]
+    layers += out[FIXED] + out[RESIDUAL] + work
+    out[P_FORWARD] = 0.0
+    out[P_LOSS] = 0.0
+    if stage == 1 or pp == 1:
+        loss = resting + loss_buffer + out[FIXED] + out[HEAD_COPY]
+        out[P_FORWARD] = loss + out[KEPT] + out[LOSS_FORWARD]
+        out[P_LOSS] = loss + kept + out[LOSS_BACKWARD]
+    below = out[LAYER_GRADIENT_LOCAL] + out[EMBED_GRADIENT] + out[ROOT_SHARD]
+    above = max(0.0, during - below) + out[ROOT_OPEN]
+    out[P_TOP] = layers + in_flight * kept + out[ROOT_GRADIENT]
+    out[P_BOTTOM] = layers + above + (in_flight - 1.0) * kept + one_layer
+    out[P_END] = resting + during + out[EMBED_END] if stage == 0 else 0.0
+    out[P_STEP] = out[RESIDENT] + gradients + out[STEP_TEMPORARY]
+    peak = 0.0
+    for phase in range(P_FORWARD, P_STEP + 1):
+        peak = max(peak, out[phase])
+    out[ALLOCATED] = peak
+    out[IN_FLIGHT] = in_flight
     out[WORK] = work
     out[ONE_LAYER] = one_layer
-    out[RESIDUAL] = residual
-    out[ROOT_GRADIENT] = root_gradient
-    out[EMBED_END] = embed_end
-    out[STEP_TEMPORARY] = step_temporary
-    out[P_FORWARD] = p_forward
-    out[P_LOSS] = p_loss
-    out[P_TOP] = p_top
-    out[P_BOTTOM] = p_bottom
-    out[P_END] = p_end
-    out[P_STEP] = p_step
-    out[IN_FLIGHT] = in_flight
-    out[RESIDENT] = resident
+
+
+@scalar
+def device_total(allocated, resident, several, context, comm, single, multi):
+    """What the device shows above the allocated bytes: context, communicators, fragmentation [bytes].
+
+    Source: device minus allocated on A100s, fms-acceleration (stack_constants.csv).
+    """
+    if several:
+        return allocated + context + multi * (allocated - resident) + comm
+    return allocated + context + single * (allocated - resident)
+
+
+@scalar
+def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumulation,
+                tp, pp, cp, ep, sequence_parallel, shards, several, keep_a, keep_b, work,
+                one_layer):  # fmt: skip
+    """Fill in one pipeline stage: residents, buffers, activations, phases, allocated and device.
+
+    `work` and `one_layer` are the largest working set and kept bytes of one layer, `keep_a` and
+    `keep_b` what all layers keep per token and besides. Derivation: docs/physics.md sections 2 to 4.
+    """
+    stage_share = -(-model.layers // pp) / model.layers
+    hidden_tokens = model.hidden * tokens / (tp if sequence_parallel == 1 else 1)
+    resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards)
+    buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, shards)
+    activation_terms(
+        out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
+        stage_share, keep_a, keep_b,
+    )  # fmt: skip
+    root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidden_tokens)
+    phase_terms(out, stage, accumulation, pp, work, one_layer)
     out[STAGE] = stage
-    out[ALLOCATED] = peak
-    out[DEVICE] = device
-    out[EMBED_GRADIENT] = embed_gradient
-    out[LAYER_GRADIENT_LOCAL] = layer_gradient_local
-    out[ROOT_OPEN] = root_open
-    out[ROOT_SHARD] = root_shard
+    out[DEVICE] = device_total(
+        out[ALLOCATED], out[RESIDENT], several, stack.context_bytes, stack.comm_bytes,
+        stack.fragmentation_single, stack.fragmentation_multi,
+    )  # fmt: skip

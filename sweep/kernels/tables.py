@@ -337,6 +337,8 @@ class Quantity(IntEnum):
     LAYER_GRADIENT_LOCAL = 65
     ROOT_OPEN = 66  # the root's unsharded gradient at stage 3
     ROOT_SHARD = 67
+    TRAINED = 68  # elements of the rank
+    GRADIENT_SHARE = 69  # of a rank's gradients that rest on the GPU
 
 
 QUANTITIES = len(Quantity)
