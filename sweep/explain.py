@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +142,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
     before = q["gradients"] if q["accumulation"] > 1 else 0.0
     during = 0.0 if q["accumulation"] > 1 else q["gradients"]
     loss_buffer = q["buckets"] + q["root_gather"] + q["layer_gather"]
-    layer_buffer = (
-        q["buckets"] + q["root_gather"] + 2.0 * q["layer_gather"] + q["layer_reduce"]
-    )
+    layer_buffer = q["buckets"] + q["root_gather"] + 2.0 * q["layer_gather"] + q["layer_reduce"]
     below = q["layer_gradient_local"] + q["embed_gradient"] + q["root_shard"]
     above = max(0.0, during - below) + q["root_open"]
     waiting = (q["in_flight"] - 1.0) * q["kept_backward"]
@@ -416,6 +413,7 @@ def explain_row(
     train_tokens, train_text_gb, seq_len as numbers). Raises RunError when nothing matches.
     """
     from sweep.manifest import load_manifest
+    from sweep.rerank import spec_place
     from sweep.results import open_results
 
     chosen = dict(filters or {})
@@ -463,7 +461,7 @@ def explain_row(
             "nothing to take apart"
         )
     return explain_scenario(
-        found[0], manifest.spec, headroom, spec_folder=_spec_folder(Path(folder))
+        found[0], manifest.spec, headroom, spec_folder=spec_place(Path(folder)).parent
     )
 
 
@@ -480,16 +478,6 @@ def _refuse_filters(filters: Mapping[str, Any], *, with_setup: bool) -> None:
                 f"filter {name}: found it beside a setup, whose rows are of no offer; leave one of "
                 "the two out"
             )
-
-
-def _spec_folder(folder: Path) -> Path:
-    """Where the relative paths of a run's spec start: where the spec stood, as far as is known."""
-    from sweep.rerank import RECORD_NAME
-
-    try:
-        return Path(json.loads((folder / RECORD_NAME).read_bytes())["spec"]).parent
-    except (OSError, ValueError, TypeError, KeyError):
-        return Path()
 
 
 def explain_scenario(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sweep.catalogs.folder import catalog_folders
 from sweep.errors import RunError
 from sweep.manifest import write_durably
-from sweep.spec import Hardware, Owned, Spec
+from sweep.spec import Hardware, Owned, Results, Spec
 
 if TYPE_CHECKING:
     from sweep.catalogs import Catalogs
@@ -105,10 +105,32 @@ def prices_sha256(spec: Spec, today: dt.date) -> str:
     return digest.hexdigest()
 
 
-def remember_prices(folder: Path, spec_path: Path, sha256: str) -> None:
-    """Note which price files the offers in the run's database are from, and where its spec stands."""
+def spec_place(folder: Path) -> Path:
+    """Where the spec of a run stands: as seen from the run if both were moved, else where it was.
+
+    The relative paths in the manifest's spec start there. If nobody noted it: beside the results.
+    """
+    record = _read_record(folder)
+    here = Path(os.path.normpath(folder.resolve() / record.get("spec_from_here", "spec.toml")))
+    if here.exists() or "spec" not in record:
+        return here
+    return Path(record["spec"])
+
+
+def places_shown(folder: Path) -> int:
+    """How many setups of each question the run's spec wants to see, or else the default."""
+    places = _read_record(folder).get("places")
+    return places if isinstance(places, int) and places > 0 else Results.top
+
+
+def remember_prices(folder: Path, spec_path: Path, sha256: str, places: int) -> None:
+    """Note which price files the offers in the run's database are from, and where its spec stands.
+
+    `places` is what the manifest leaves out of the spec: how many setups of a question to show.
+    """
     path = spec_path.resolve()
     record = {
+        "places": places,
         "spec": str(path),
         "spec_from_here": os.path.relpath(path, folder.resolve()),
         "prices_sha256": sha256,
@@ -129,7 +151,7 @@ def reprice(folder: Path, today: dt.date | None = None) -> Repriced | None:
     manifest = load_manifest(folder)
     open_results(folder).close()  # builds or repairs the database: it is compared below
     record = _read_record(folder)
-    path = _spec_path(folder, record)
+    path = spec_place(folder)
     spec = spec_of_run(manifest.spec, path)
     for entry in (*spec.hardware.catalogs, *spec.hardware.offers):
         if not Path(entry).exists():
@@ -141,7 +163,7 @@ def reprice(folder: Path, today: dt.date | None = None) -> Repriced | None:
     found = _refresh(folder, spec, today)
     # A folder that cannot be written can still be ranked: then this is looked at again next time.
     with contextlib.suppress(RunError):
-        remember_prices(folder, path, sha256)
+        remember_prices(folder, path, sha256, places_shown(folder))
     return found
 
 
@@ -239,14 +261,6 @@ def _read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _spec_path(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Where the run's spec stands: as seen from here if both were moved, else where it was."""
-    here = folder.resolve() / str(record.get("spec_from_here") or "spec.toml")
-    if here.exists() or not record.get("spec"):
-        return Path(os.path.normpath(here))
-    return Path(record["spec"])
 
 
 def _database_stamp(folder: Path) -> list[int]:

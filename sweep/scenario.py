@@ -80,7 +80,8 @@ def evaluate_scenario(scenario: Scenario, book: StackBook) -> Evaluation:
     )  # fmt: skip
     out = np.zeros(QUANTITIES)
     evaluate(
-        out, np.zeros(QUANTITIES), lines, count, model, row, record, stack, scenario.seq_len, scenario.vision_flop,
+        out, np.zeros(QUANTITIES), lines, count, model, row, record, stack, scenario.seq_len,
+        scenario.vision_flop,
         scenario.global_batch, scenario.micro_batch, scenario.gpus, scenario.gpus_per_node,
         scenario.dp, tp, pp, cp, ep, int(sequence),
     )  # fmt: skip

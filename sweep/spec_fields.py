@@ -148,8 +148,9 @@ _QUESTIONS = (
         choice(*vocabulary.PRECISIONS),
         ("bf16",),
         "axes",
-        "How trained weights and arithmetic are held: bf16 is pure bf16; bf16-mixed and "
-        "fp16-mixed keep fp32 weights under autocast; fp32 is fp32 throughout.",
+        "How weights and arithmetic are held. Full training: bf16 is pure bf16, bf16-mixed and "
+        "fp16-mixed keep fp32 weights under autocast (fp32 masters or shards with ZeRO), fp32 is "
+        "fp32 throughout. Adapters are fp32 on a 16-bit base: bf16 without autocast, -mixed with it.",
     ),
     Variable(
         "quantizations",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 TASKS = ("train",)
 METHODS = ("full", "lora", "qlora")
-# How trained weights and arithmetic are held: "bf16" is pure bf16 (weights, gradients and states);
-# "bf16-mixed" and "fp16-mixed" keep fp32 weights and run under autocast; "fp32" is fp32 throughout.
+# How weights and arithmetic are held. Full training: "bf16" is pure bf16 (weights, gradients and
+# states); "bf16-mixed" and "fp16-mixed" keep fp32 weights, masters or shards; "fp32" is fp32
+# throughout. Adapters are fp32 on a 16-bit base: "bf16" runs without autocast, "-mixed" with it.
 PRECISIONS = ("bf16", "bf16-mixed", "fp16-mixed", "fp32")
 # How the frozen base of QLoRA is stored. "none" for other methods.
 QUANTIZATIONS = ("none", "nf4", "nf4-double", "int8")

@@ -378,9 +378,10 @@ def loss_forward(sc: Scenario) -> float:
     if rule["cross_entropy"] == "fused-linear":
         return fused_linear_loss(sc)
     logits = local_vocab(sc) * tokens(sc)
-    return rule["hidden_forward"] * hidden_tokens(sc) + (
-        rule["logit_forward"] + sc["model"]["softcap_bytes"]
-    ) * logits
+    return (
+        rule["hidden_forward"] * hidden_tokens(sc)
+        + (rule["logit_forward"] + sc["model"]["softcap_bytes"]) * logits
+    )
 
 
 def loss_backward(sc: Scenario) -> float:
@@ -395,9 +396,7 @@ def loss_backward(sc: Scenario) -> float:
             + rule["activation_bytes"] * hidden_tokens(sc)
             + rule["head_grad_bytes"] * head_elements(sc)
         )
-    held = max(
-        (rule["logit_backward"] + sc["model"]["softcap_bytes"]) * logits, through_head
-    )
+    held = max((rule["logit_backward"] + sc["model"]["softcap_bytes"]) * logits, through_head)
     return rule["hidden_backward"] * hidden_tokens(sc) + held
 
 

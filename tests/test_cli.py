@@ -59,6 +59,8 @@ node_counts = [1, 2]
 catalogs = ["mine"]
 [constraints]
 deadline_hours = 24
+[results]
+top = 2
 """
 ANSI = re.compile(r"\x1b\[")
 
@@ -248,10 +250,12 @@ def test_the_speed_of_the_last_run_is_what_plan_expects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert speed.known_speed("best") == speed.Speed(speed.SHIPPED_RATE_PER_S, measured=False)
-    speed.remember_speed("best", 900_000, 1.0, 1)  # too few to say anything
+    assert speed.known_speed("best") == speed.Speed(
+        speed.SHIPPED_RATE_PER_S["best"], measured=False
+    )
+    speed.remember_speed("best", 9_000_000, 1.0, 1)  # too few to say anything
     assert not speed.known_speed("best").measured
-    speed.remember_speed("best", 8_000_000, 2.0, 2)
+    speed.remember_speed("best", 20_000_000, 5.0, 2)
     assert speed.known_speed("best") == speed.Speed(2e6, measured=True)
     assert not speed.known_speed("all").measured
     (tmp_path / "sweep" / "speed.json").write_text("[1")
@@ -336,6 +340,12 @@ def test_top_as_json_is_what_the_database_has(home: Path, rows: list[dict[str, A
     ]
     assert ranked[0]["as_of"] == rows[0]["as_of"].isoformat()
     assert all(bool(one["ranking"]) != bool(one["nearest"]) for one in found["questions"])
+
+
+def test_the_spec_says_how_many_setups_are_shown_unless_the_limit_does(home: Path) -> None:
+    for more, count in (([], 2), (["--limit", 1], 1), (["--limit", 5], 5)):
+        found = json.loads(done("top", home / "out", "--question", 0, "--json", *more))
+        assert len(found["questions"][0]["ranking"]) == count
 
 
 def test_wide_has_a_column_for_every_figure(home: Path, rows: list[dict[str, Any]]) -> None:
@@ -1064,7 +1074,7 @@ def test_the_offers_of_the_same_prices_are_the_same(
     """A run ranked again by the prices it was made with has the very offers it was made with."""
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
-    rerank.remember_prices(run, small_plan.spec.path, "not yet known")
+    rerank.remember_prices(run, small_plan.spec.path, "not yet known", 3)
     found = rerank.reprice(run, dt.date(2026, 11, 21))
     assert found is not None
     assert (found.differs, found.not_covered) == (False, 0)

@@ -355,7 +355,7 @@ def test_images_cost_the_tower_its_forward_pass(catalogs: Catalogs, tmp_path: Pa
 def test_paths_of_a_run_start_where_its_spec_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = tmp_path / "home"
+    home = tmp_path / "together/home"
     mine = home / "my-catalogs"
     mine.mkdir(parents=True)
     config = json.loads((DATA / "configs/mistral-small-3.1-24b.json").read_text())
@@ -376,13 +376,17 @@ def test_paths_of_a_run_start_where_its_spec_stood(
     spec = load_spec(home / "spec.toml")
     catalogs = load_catalogs([Path(folder) for folder in spec.hardware.catalogs])
     plan = build_plan(spec, catalogs, TODAY)
-    folder = tmp_path / "run"
+    folder = tmp_path / "together/run"
     engine.run(plan, folder, threads=1)
-    # Without the note that `sweep run` leaves, paths start at the working directory.
-    monkeypatch.chdir(home)
-    assert explain_row(folder).row["model"] == "my-model"
-    monkeypatch.chdir(tmp_path)
-    remember_prices(folder, home / "spec.toml", prices_sha256(spec, dt.date.today()))
+    remember_prices(folder, home / "spec.toml", prices_sha256(spec, dt.date.today()), 3)
+    monkeypatch.chdir(DATA)
     found = explain_row(folder)
     assert (found.row["model"], found.row["gpu"]) == ("my-model", "My-GPU")
     assert found.value("job", "cost") == pytest.approx(found.row["usd"])
+    # Moved together, the spec and its run still find each other.
+    moved = (tmp_path / "together").rename(tmp_path / "elsewhere")
+    again = explain_row(moved / "run", setup=found.row["setup"])
+    assert again.value("step", "total") == found.value("step", "total")
+    (moved / "home/my-model/config.json").unlink()
+    with pytest.raises(RunError, match="model my-model: no longer in the catalogs, nor at a path"):
+        explain_row(moved / "run")

@@ -88,13 +88,14 @@ def command(
     from sweep.results import open_results
 
     with open_results(folder) as results:
-        remember_prices(folder, spec_path, prices)
+        remember_prices(folder, spec_path, prices, spec.results.top)
         if not quiet:
             say(_what_was_decided(manifest, progress, folder))
         silent = (quiet or no_ranking) and not as_json
         if silent and not fail_infeasible:
             return None
-        ranking = rank(results, Filters(), most=None if as_json else MOST_LISTED)
+        most = None if as_json else MOST_LISTED
+        ranking = rank(results, Filters(), places=spec.results.top, most=most)
     if as_json:
         write_ranking(ranking, _facts(manifest, progress, folder))
     elif not silent:
@@ -118,7 +119,8 @@ def _run(
     from sweep.kernels.compile import CACHE_FOLDER
     from sweep.progress import Progress
 
-    if not quiet and (CACHE_FOLDER is None or not any(CACHE_FOLDER.rglob("*.nbi"))):
+    compiled = CACHE_FOLDER is not None and any(CACHE_FOLDER.rglob("*.nbi"))
+    if not (compiled or quiet):
         say("compiling the kernels, which takes about 10 s (once for this version of sweep)")
     stop = threading.Event()
     progress = Progress(None if quiet else sys.stderr, color=not os.environ.get("NO_COLOR"))
@@ -134,10 +136,9 @@ def _run(
             f"in {folder}; to go on: sweep {arguments}"
         )
         return None
-    if manifest.seconds:
-        remember_speed(
-            plan.spec.results.keep, progress.done - progress.before, progress.seconds, threads
-        )
+    if compiled:
+        decided = progress.done - progress.before
+        remember_speed(plan.spec.results.keep, decided, progress.seconds, threads)
     return manifest, progress
 
 

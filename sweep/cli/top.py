@@ -27,8 +27,8 @@ MOST_LISTED = 200
 )
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @filter_options
-@click.option("--limit", type=click.IntRange(1, 10000), default=2, show_default=True, metavar="N",
-              help="Setups shown for each question.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1, 10000), metavar="N",
+              help="Setups of each question, in place of what the spec says (3 if it does not).")  # fmt: skip
 @click.option(
     "--all-offers", is_flag=True, help="Rank every offer, not the cheapest of each kind of node."
 )
@@ -42,7 +42,7 @@ MOST_LISTED = 200
 @json_option
 def command(
     folder: Path,
-    limit: int,
+    limit: int | None,
     all_offers: bool,
     full: bool | None,
     wide: bool,
@@ -58,6 +58,7 @@ def command(
     new sweep.
     """
     from sweep.ranking import rank
+    from sweep.rerank import places_shown
     from sweep.results import open_results
 
     if not keep_prices:
@@ -65,7 +66,13 @@ def command(
     with open_results(folder) as results:
         filters = read_filters(results, given)
         most = None if as_json else MOST_LISTED
-        ranking = rank(results, filters, places=limit, every_offer=all_offers, most=most)
+        ranking = rank(
+            results,
+            filters,
+            places=limit or places_shown(folder),
+            every_offer=all_offers,
+            most=most,
+        )
     if not any(answer.ranked or answer.nearest for answer in ranking.answers):
         _require_offers(filters)
     if as_json:
