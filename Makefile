@@ -67,7 +67,7 @@ stale:
 # What a finished run depends on: the catalogs and the code that decides, not the code that shows.
 # (After a new price alone, `sweep top` is enough: prices are joined when it reads the run.)
 INPUTS := $(wildcard catalogs/*.csv) \
-    $(filter-out sweep/cli.py sweep/report/%,$(wildcard sweep/*.py sweep/*/*.py))
+    $(filter-out sweep/cli/% sweep/report/%,$(wildcard sweep/*.py sweep/*/*.py))
 SPECS := $(wildcard catalogs/sweeps/*.toml)
 RUNS  := $(SPECS:catalogs/sweeps/%.toml=outputs/%)
 
@@ -78,7 +78,7 @@ ifeq ($(SPEC) $(OUT),catalogs/sweeps/$(NAME).toml outputs/$(NAME))
 sweep: outputs/$(NAME)/manifest.json ## run the default sweep and print its ranking
 else
 sweep: .venv/.installed
-	@$(BIN)/sweep run '$(SPEC)' --out '$(OUT)' $(FLAGS)
+	@$(BIN)/sweep run '$(SPEC)' --out '$(OUT)' --no-ranking $(FLAGS)
 endif
 	@$(BIN)/sweep top '$(OUT)'
 
@@ -99,7 +99,7 @@ outputs/%/manifest.json: catalogs/sweeps/%.toml $(INPUTS) | .venv/.installed
 	if [ -e "$$begun" ] && [ -n "$$(find $^ -newer "$$begun" | head -n 1)" ]; then \
 	    fresh=--fresh; \
 	fi; \
-	$(BIN)/sweep run $< --out outputs/$* $$fresh $(FLAGS)
+	$(BIN)/sweep run $< --out outputs/$* --no-ranking $$fresh $(FLAGS)
 
 # Without this, make would delete the manifest of a run that is interrupted while being finished.
 .PRECIOUS: outputs/%/manifest.json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import threading
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from sweep.kernels.tables import Verdict
 from sweep.manifest import Manifest, RunIdentity
 from sweep.plan import Plan, dimensions
 from sweep.plan.setups import setup_columns
-from sweep.spec import canonical
+from sweep.spec import Spec, canonical
 
 # A part holds about this many rows (all, feasible) or decides about this many scenarios (best), and no
 # more rows than the first: large enough to keep columns long, small enough for a few dozen megabytes
@@ -104,7 +105,8 @@ def _class_chunks(w: int, by_class: np.ndarray) -> list[Chunk]:
 def identity(plan: Plan) -> RunIdentity:
     """What the bytes of a run depend on: the tables the kernels read, the kernels, the libraries.
 
-    Prices do not decide facts: two catalogs that differ only in them have the same identity.
+    Prices, limits and amounts of data do not decide facts: catalogs and specs that differ only in
+    them have the same identity, and a finished run takes the new ones over.
     """
     digest = hashlib.sha256()
     tables = plan.tables
@@ -124,7 +126,15 @@ def identity(plan: Plan) -> RunIdentity:
         kernels_sha256=kernel_hash(),
         versions=versions,
         engine_version=version(),
+        deciding=_deciding(plan.spec),
     )
+
+
+def _deciding(spec: Spec) -> str:
+    """What of a spec decides facts beside the tables built from it: its variables, what is kept."""
+    axes = {name: values for name, values in spec.axes.items() if name != "train_tokens"}
+    meaning = {"axes": axes, "knobs": dict(spec.knobs), "keep": spec.results.keep}
+    return json.dumps(meaning, sort_keys=True)
 
 
 def _kernel_tables(plan: Plan) -> tuple[object, ...]:

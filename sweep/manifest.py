@@ -23,7 +23,8 @@ AGAIN = "run the same command again"
 class RunIdentity:
     """What the bytes of a run depend on.
 
-    `spec` is the canonical text of the spec, `catalogs_sha256` covers the catalogs that decide
+    `spec` is the canonical text of the whole spec, which the manifest keeps, `deciding` the part of
+    it that decides facts (all of it if empty). `catalogs_sha256` covers the catalogs that decide
     facts (not the offers), `kernels_sha256` the kernels' sources, `versions` the libraries.
     """
 
@@ -32,12 +33,13 @@ class RunIdentity:
     kernels_sha256: str
     versions: Mapping[str, str]
     engine_version: str
+    deciding: str = ""
 
     def hashes(self) -> dict[str, str]:
         """What two runs must share to be one: SHA-256 by subject."""
         versions = json.dumps(dict(self.versions), sort_keys=True)
         return {
-            "spec": hashlib.sha256(self.spec.encode()).hexdigest(),
+            "spec": hashlib.sha256((self.deciding or self.spec).encode()).hexdigest(),
             "catalogs": self.catalogs_sha256,
             "kernels": self.kernels_sha256,
             "versions": hashlib.sha256(versions.encode()).hexdigest(),
