@@ -63,7 +63,7 @@ def test_default_sweep(run, new_folders, timed, figures):
     figures.seconds("default sweep, whole process", median_s, below=30.0)
     figures.seconds("  its engine", manifest["seconds"])
     figures.text("  scenarios", f"{manifest['scenarios']:,}")
-    figures.text(f"  processor time over {THREADS} x wall time", share_got(ended))
+    figures.text("  share of the processors it got", share_got(ended))
 
 
 @pytest.mark.benchmark(group="whole runs")
@@ -78,7 +78,7 @@ def test_everything(run, everything_folder, timed, figures):
     figures.rate("  its engine", manifest["scenarios"] / manifest["seconds"], "scenarios")
     figures.text("  scenarios", f"{manifest['scenarios']:,}")
     figures.text("  rows", f"{manifest['rows']:,}")
-    figures.text(f"  processor time over {THREADS} x wall time", share_got(ended))
+    figures.text("  share of the processors it got", share_got(ended))
     figures.memory("everything, peak resident memory", ended.peak_bytes, below_bytes=GIB)
 
 

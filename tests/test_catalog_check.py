@@ -152,8 +152,7 @@ CASES = [
     ),
     (
         "offer-gpu-only-price-of-new-seller",
-        "offers.csv:2, price_per_hour: price (a GPU-only price?): found 0.117 USD per GPU-hour of "
-        "H100-SXM-80GB",
+        "offers.csv:2, price_per_hour: price (a GPU-only price?): found 0.117 USD per GPU-hour of",
     ),
     ("offer-header-typo", "offers.csv:1: column price_per_hour: found no such column"),
     (

@@ -864,10 +864,16 @@ def test_an_out_folder_with_other_files(copy: Path) -> None:
 
 def test_an_out_folder_of_another_spec(copy: Path) -> None:
     before = sweep("top", copy / "out").stdout
-    (copy / "made-up.toml").write_text(SPEC.replace("deadline_hours = 24", "deadline_hours = 9"))
+    (copy / "made-up.toml").write_text(SPEC.replace("seq_lens = [", "seq_lens = [1024, "))
     said = refused_apart("run", "made-up.toml", "--out", "out", code=1, cwd=copy)
     assert "holds a finished run of another spec" in said
     assert sweep("top", copy / "out").stdout == before
+
+
+def test_another_deadline_needs_no_new_run(copy: Path) -> None:
+    (copy / "made-up.toml").write_text(SPEC.replace("deadline_hours = 24", "deadline_hours = 9"))
+    done("run", "made-up.toml", "--out", "out", "--quiet", cwd=copy)
+    assert "within 9 h" in sweep("top", copy / "out").stdout
 
 
 def test_a_corrupt_part_is_found_and_mended(copy: Path) -> None:

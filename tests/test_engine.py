@@ -473,16 +473,18 @@ def test_a_name_or_a_note_makes_no_other_run(
     renamed = dataclasses.replace(small_spec, name="renamed")
     noted = with_gpu(catalogs, notes="seen again", tdp_w=1.0)
     assert engine.identity(replanned(renamed, noted)) == engine.identity(small_plan)
-    # What is asked, and of how much memory, does.
-    for section, name, value in (
-        ("constraints", "memory_headroom", 0.1),
-        ("results", "keep", "all"),
-        ("data", "epochs", 2.0),
+    # Limits and amounts of data do not decide facts either; memory and what is kept do.
+    for section, name, value, hashed in (
+        ("constraints", "memory_headroom", 0.1, {"catalogs"}),
+        ("results", "keep", "all", {"spec"}),
+        ("data", "epochs", 2.0, set()),
+        ("constraints", "deadline_hours", 3.0, set()),
     ):
         changed = dataclasses.replace(getattr(small_spec, section), **{name: value})
         spec = dataclasses.replace(small_spec, **{section: changed})
         found = engine.identity(replanned(spec, catalogs)).hashes()
-        assert found["spec"] != engine.identity(small_plan).hashes()["spec"]
+        before = engine.identity(small_plan).hashes()
+        assert {name for name in before if before[name] != found[name]} == hashed
 
 
 def test_the_manifest_holds_what_the_run_was_of(small_plan: Plan, small_run: Path) -> None:

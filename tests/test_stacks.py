@@ -492,12 +492,6 @@ def test_sustained_rates_go_from_the_gpu_to_its_kind_to_any(
         assert 0.0 < share.matmul_share <= 1.0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the backward sets of plain-MLP families are the gated reference's, which releases "
-    "8 T*f where a plain layer keeps 4 T*f: Falcon-180B, full bf16 at ZeRO 3 on 2 GPUs, "
-    "takes 375.61 GB with 2 sequences of 512 and 375.51 GB with 8",
-)
 def test_a_working_set_releases_no_more_than_its_layer_keeps(catalogs: Catalogs) -> None:
     peaks = [
         evaluate(
@@ -509,11 +503,6 @@ def test_a_working_set_releases_no_more_than_its_layer_keeps(catalogs: Catalogs)
     assert peaks == sorted(peaks)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the selective policy is one form for all layers: for LoRA on Falcon's attention under "
-    "autocast it keeps 77,952 bytes a token and layer where keeping everything takes 65,842",
-)
 def test_selective_recomputation_keeps_no_more_than_none(catalogs: Catalogs) -> None:
     kept = [
         evaluate(

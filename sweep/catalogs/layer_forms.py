@@ -158,6 +158,14 @@ def _add(first: Form, second: Form, scale: float = 1.0) -> dict[str, float]:
     return {name: coefficient for name, coefficient in total.items() if coefficient != 0.0}
 
 
+def _released(form: Form, keep: Form) -> dict[str, float]:
+    """A working set that lets go of no more of any token feature than the layer kept."""
+    return {
+        name: max(coefficient, -keep.get(name, 0.0)) if name.startswith("T") else coefficient
+        for name, coefficient in form.items()
+    }
+
+
 # Variants to try, nearest first, when a family was not traced in just the one asked for.
 _RELAXATIONS: tuple[dict[str, object], ...] = (
     {"dropout": False},
@@ -265,7 +273,14 @@ class FormBook:
         full = self.resolve(variant._replace(checkpointing="full"))
         if full is None:
             return None
-        keep = dict(_translate(_SELECTIVE, self._mlp_of[variant.family]))
+        nothing = self.resolve(variant._replace(checkpointing="none"))
+        plain = self._mlp_of[variant.family] == "plain"
+        keep = {}
+        for name, coefficient in _translate(_SELECTIVE, self._mlp_of[variant.family]).items():
+            # Never more than without checkpointing; plain families state heads in terms of h.
+            most = nothing.keep.get(name, 0.0 if plain else coefficient) if nothing else coefficient
+            if min(coefficient, most) > 0.0:
+                keep[name] = min(coefficient, most)
         extra = _add(keep, {"T*h": 2.0}, -1.0)
         backward = tuple(
             _add(form, extra, -1.0)
@@ -294,11 +309,13 @@ class FormBook:
             if known is None or base is None or wanted is None:
                 continue
             delta = self._translated(_add(wanted.keep, base.keep, -1.0), like, variant.family)
+            keep = _add(known.keep, delta)
             backward = tuple(
-                self._translated(form, like, variant.family) for form in wanted.backward
+                _released(self._translated(form, like, variant.family), keep)
+                for form in wanted.backward
             )
             return LayerForms(
-                keep=_add(known.keep, delta),
+                keep=keep,
                 forward=tuple(_add(form, delta) for form in known.forward),
                 backward=known.backward or backward,
                 basis=known.basis if near == variant else f"derived by {like}'s change",
