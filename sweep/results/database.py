@@ -106,7 +106,9 @@ def refresh_offers(
             "(SELECT * FROM offers EXCEPT ALL SELECT * FROM new_offers) UNION ALL "
             "(SELECT * FROM new_offers EXCEPT ALL SELECT * FROM offers))"
         )
-        if connection.execute(differing).fetchall() == [(0,)]:
+        same = connection.execute(differing).fetchall() == [(0,)]
+        stored = connection.execute("SELECT offers_not_covered FROM run").fetchall()
+        if same and not_covered in (None, stored[0][0]):
             return False
     connection = connect(path, writable=True)
     try:
