@@ -23,6 +23,7 @@ from sweep.errors import RunError
 from sweep.kernels.tables import Verdict
 from sweep.manifest import Manifest, load_manifest
 from sweep.plan import Plan, build_plan
+from sweep.plan.dimensions import knob_columns
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import Program, supports
 from sweep.plan.shapes import model_shape
@@ -203,6 +204,45 @@ def test_best_is_the_fastest_that_fits_or_the_nearest_miss(any_plan: Plan) -> No
         seen.add(int(best["verdict"][row]))
     assert Verdict.FITS in seen
     assert Verdict.UNSUPPORTED in seen or any_plan.spec.name != "small"
+
+
+@pytest.mark.parametrize(
+    ("model", "knob", "values", "verdict"),
+    [
+        # As many bytes read and written: as fast as each other.
+        ("Qwen2.5-0.5B", "optimizer", ("adamw-8bit", "paged-adamw-8bit"), Verdict.FITS),
+        # Gemma-2 runs eager kernels whatever is asked for: as large as each other.
+        ("Gemma-2-27B", "attention", ("eager", "flash"), Verdict.GPU_MEMORY),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_ties_go_to_the_first_in_knob_order(
+    catalogs: Catalogs,
+    model: str,
+    knob: str,
+    values: tuple[str, str],
+    verdict: Verdict,
+    turned: bool,
+) -> None:
+    order = values[::-1] if turned else values
+    text = f"""
+    spec_version = 1
+    [axes]
+    models = ["{model}"]
+    methods = ["full"]
+    [knobs]
+    {"optimizers" if knob == "optimizer" else knob} = {json.dumps(order)}
+    zero_stages = [3]
+    [hardware]
+    offers = ["quotes.csv"]
+    providers = ["test-cloud"]
+    gpus = ["L4"]
+    node_counts = [1]
+    """
+    plan = build_plan(parse_spec(text, DATA / "made-up.toml"), catalogs, TODAY)
+    best = all_facts(plan)
+    assert best["verdict"].tolist() == [verdict]
+    assert knob_columns(plan, best["knob"])[knob] == [order[0]]
 
 
 def test_unknown_ram_takes_no_offload(offload_plan: Plan) -> None:

@@ -21,6 +21,7 @@ from sweep.catalogs.architecture import count_parameters, lora_parameters
 from sweep.catalogs.folder import catalog_folders
 from sweep.catalogs.offers import Offer, load_offers
 from sweep.errors import CatalogError, PlanError, SweepError
+from sweep.kernels.tables import EXPERT, LINEAR
 from sweep.plan import Plan, build_plan, windows_beyond
 from sweep.plan.cases import build_case
 from sweep.plan.dimensions import knob_columns, question_columns, workload_columns
@@ -86,7 +87,7 @@ checkpointing = ["full"]
 stacks = ["hf", "megatron"]
 zero_stages = [0, 1, 2, 3]
 tp = [1, 2, 3, 4, 8]
-pp = [1, 2, 5, 26]
+pp = [1, 2, 5, 12, 26]
 cp = [1, 2, 3]
 ep = [1, 2, 3, 8]
 sequence_parallel = [false, true]
@@ -389,6 +390,10 @@ def test_every_model_of_the_catalog_trains_what_it_has(catalogs: Catalogs) -> No
         for target in ("attention-qv", "attention", "all-linear"):
             case = build_case(shape, program("lora", target), 2048, catalogs.stacks)
             assert sum(case.frozen_bytes) == 2.0 * counts.total, key
+            # Of the experts' adapters a token meets those of its k experts.
+            share = (model.experts_per_token or 0) / (model.num_experts or 1)
+            active = case.trained[LINEAR] + share * case.trained[EXPERT]
+            assert case.adapter_active == pytest.approx(active), key
             if counts.root_linears:  # OPT-350m: the projections beside its layers get none here
                 assert sum(case.trained) <= lora_parameters(counts, 16, target)
             else:
@@ -503,6 +508,7 @@ def test_what_cannot_be_is_said_with_its_remedy(
     with pytest.raises(PlanError) as caught:
         make_plan(text)
     assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{DATA / 'made-up.toml'}: ")
 
 
 # -- machines ------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def _candidate_counts(
 def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> Plan:
     """Build every table of a sweep; raises PlanError when nothing would be left to evaluate."""
     book = catalogs.stacks
-    check_stacks(spec.values("stack"), book)
+    check_stacks(spec.values("stack"), book, spec.path)
     models = choose_models(spec, catalogs.models)
     shapes = {key: model_shape(model) for key, model in models.items()}
     workloads = list_workloads(spec, shapes)

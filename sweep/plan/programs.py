@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,14 +78,14 @@ class LayoutRule:
     needs_shards: bool
 
 
-def check_stacks(names: Sequence[str], book: StackBook) -> None:
+def check_stacks(names: Sequence[str], book: StackBook, spec_path: Path) -> None:
     """Raise PlanError for a stack the catalog does not have."""
     for name in names:
         if name not in book.stacks:
             close = nearest(name, book.stacks)
             hint = f"; did you mean {close!r}?" if close else ""
             known = ", ".join(book.stacks)
-            raise PlanError(f"stacks: found {name!r}, allowed {known}{hint}")
+            raise PlanError(f"{spec_path}: stacks: found {name!r}, allowed {known}{hint}")
 
 
 def list_programs(
