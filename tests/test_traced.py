@@ -121,6 +121,11 @@ def errors(catalogs: Catalogs) -> list[tuple[float, dict[str, str]]]:
             continue
         allocated = predicted(point, catalogs)["allocated"]
         found.append((allocated / GIB / float(point["peak_gib"]) - 1.0, point))
+    off = sorted(abs(error) for error, _ in found)
+    print(f"\n{len(off)} traced peaks: median error {statistics.median(off):.4%}, ", end="")
+    print(f"95th percentile {off[int(0.95 * len(off))]:.2%}, largest", end=" ")
+    worst = sorted(found, key=lambda pair: -abs(pair[0]))[:3]
+    print(", ".join(f"{error:+.1%} {point['id']}" for error, point in worst))
     return found
 
 
@@ -142,6 +147,18 @@ def test_llama_lora_and_qlora_peaks_agree_to_a_thousandth(errors):
     ]
     assert len(tight) > 30
     assert max(tight) < 2e-3
+
+
+@pytest.mark.parametrize("name", ["falcon-7b", "opt-6.7b", "bloom-7b1"])
+def test_four_bit_layers_with_fp32_norms_widen_the_stream(errors, name):
+    # Derived from LoRA over 16-bit weights, not traced layer by layer: see FormBook._widen.
+    found = [
+        abs(error)
+        for error, point in errors
+        if name in point["model"] and point["method"] == "qlora"
+    ]
+    assert found
+    assert max(found) < 0.01
 
 
 def test_sparse_peaks_are_within_a_tenth(errors):

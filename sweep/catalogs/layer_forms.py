@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -230,7 +230,8 @@ class FormBook:
     """Looks a variant up, deriving what was not traced from what was; remembers its answers.
 
     `mlp_of` says for each layer family whether its MLP is "gated", "plain" or "experts"; `like`
-    names the family whose traced changes stand in for its own ("" for the reference itself).
+    names the family whose traced changes stand in for its own ("" for the reference itself);
+    `fp32_norm_output` are the families whose norms hand fp32 on under autocast.
     """
 
     def __init__(
@@ -238,10 +239,12 @@ class FormBook:
         traced: Mapping[LayerVariant, LayerForms],
         mlp_of: Mapping[str, str],
         like: Mapping[str, str],
+        fp32_norm_output: Collection[str] = (),
     ):
         self._traced = dict(traced)
         self._mlp_of = dict(mlp_of)
         self._like = dict(like)
+        self._fp32_norm_output = frozenset(fp32_norm_output)
         self._families = {variant.family for variant in traced}
         self.resolve = functools.lru_cache(maxsize=None)(self._resolve)
 
@@ -303,6 +306,8 @@ class FormBook:
         if not like:
             return self._nearest_traced(variant)
         wanted = self.resolve(variant._replace(family=like))
+        if self._has_fp32_stream(variant) and variant not in self._traced and wanted is not None:
+            return self._widen(variant, wanted)
         for near in _relaxed(variant):
             known = self._traced.get(near)
             base = self.resolve(near._replace(family=like))
@@ -321,6 +326,43 @@ class FormBook:
                 basis=known.basis if near == variant else f"derived by {like}'s change",
             )
         return None
+
+    def _has_fp32_stream(self, variant: LayerVariant) -> bool:
+        """Whether hidden states run through the layer in fp32 although weights compute in bf16.
+
+        A 4-bit linear returns its output in its input's type. Where autocast makes a norm hand fp32
+        on, so do the linears that read it, the activation and the residual stream.
+        """
+        return (
+            variant.weight_dtype == "nf4"
+            and variant.autocast
+            and variant.family in self._fp32_norm_output
+        )
+
+    def _widen(self, variant: LayerVariant, wanted: LayerForms) -> LayerForms | None:
+        """LoRA's keep over 16-bit weights, with what the fp32 stream makes wider.
+
+        The activation saves its input in 4 bytes, not 2; norms save 4 either way, and adapters copy
+        fp32 inputs to bf16 either way. Attention's bf16 output alone needs no copy: its adapter and
+        the flash kernel save the same tensor. BLOOM's traced pair shows the same change.
+        """
+        lora = self.resolve(variant._replace(method="lora", weight_dtype="bf16", kbit_prep=False))
+        if lora is None:
+            return None
+        delta = {"T*f": 2.0}
+        if variant.attention == "flash" and variant.lora_target in ("all-linear", "attention"):
+            delta["T*hq"] = -2.0
+        keep = _add(lora.keep, delta)
+        like = self._like[variant.family]
+        return LayerForms(
+            keep=keep,
+            forward=tuple(_add(form, delta) for form in lora.forward),
+            backward=tuple(
+                _released(self._translated(form, like, variant.family), keep)
+                for form in wanted.backward
+            ),
+            basis="derived: LoRA with an fp32 stream",
+        )
 
     def _nearest_traced(self, variant: LayerVariant) -> LayerForms | None:
         for near in _relaxed(variant):
@@ -353,6 +395,9 @@ class FormBook:
             backward.append(_add(translated, delta) if all_live else translated)
         own = self._traced.get(variant)
         keep = own.keep if own else self._translated(theirs.keep, like, family)
+        their_stream = self._has_fp32_stream(variant._replace(family=like))
+        if own is None and self._has_fp32_stream(variant) and not their_stream:
+            keep = _add(keep, {"T*h": 2.0})  # the layer's input is kept, in 4 bytes instead of 2
         forward = tuple(self._translated(form, like, family) for form in theirs.forward)
         return LayerForms(keep, forward, tuple(backward), f"derived from {like}'s working set")
 

@@ -149,6 +149,8 @@ ARCHITECTURE_COLUMNS = (
 FAMILY_COLUMNS = (
     Column("family", str, required=True),
     Column("mlp", str, required=True, vocabulary=("gated", "plain", "experts")),
+    # torch's own LayerNorm: autocast runs it in fp32 and hands fp32 on. Others return their input's.
+    Column("fp32_norm_output", bool, required=True),
     Column("like", str),
     Column("fused_family", str),
     Column("description", str, required=True),
@@ -400,6 +402,7 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
             {v: f for v, f in forms.items() if v.family in families},
             {name: row["mlp"] for name, row in families.items()},
             {name: row["like"] or "" for name, row in families.items()},
+            frozenset(name for name, row in families.items() if row["fp32_norm_output"]),
         ),
         efficiencies={
             row["gpu"]: Efficiency(
