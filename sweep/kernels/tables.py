@@ -220,7 +220,7 @@ class Splits(NamedTuple):
     OFFLOAD_LIMIT,  # the same, 0 where unknown
     DEVICE_INVERSE,
     HOST_INVERSE,
-    OFFLOAD_INVERSE,  # inf where unknown
+    OFFLOAD_INVERSE,  # 1 where unknown, finite: see _UNKNOWN_RAM_INVERSE in plan/setups.py
 ) = range(14)
 SETUP_ROWS = 14
 
