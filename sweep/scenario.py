@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.catalogs.architecture import lora_parameters
 from sweep.catalogs.stacks import StackBook
 from sweep.kernels.candidate import evaluate, layer_lines, step_seconds
-from sweep.kernels.tables import QUANTITIES, Quantity, pack
+from sweep.kernels.tables import QUANTITIES, VISION, Quantity, pack
 from sweep.plan.cases import Case, build_case, case_table
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import Program, program_table, stack_table
@@ -30,6 +32,8 @@ class Scenario:
     gpus: int
     gpus_per_node: int
     vision_flop: float = 0.0
+    vision_kept_bytes: float = 0.0
+    vision_trained: bool = False
 
     @property
     def dp(self) -> int:
@@ -62,10 +66,29 @@ class Evaluation:
         )
 
 
+def _with_tower(case: Case, scenario: Scenario, book: StackBook) -> Case:
+    """The case with what the images of a sequence keep in the tower, and the tower trained or not."""
+    case = dataclasses.replace(case, vision_kept_bytes=scenario.vision_kept_bytes)
+    counts = scenario.shape.counts
+    if not scenario.vision_trained or counts.vision is None:
+        return case
+    frozen, trained = list(case.frozen_bytes), list(case.trained)
+    if scenario.program.method == "full":
+        frozen[VISION], trained[VISION] = 0.0, float(counts.vision.total)
+    else:
+        program = scenario.program
+        trained[VISION] = float(
+            lora_parameters(counts, program.lora_rank, program.lora_target, vision=True)
+            - lora_parameters(counts, program.lora_rank, program.lora_target)
+        )
+    return dataclasses.replace(case, frozen_bytes=tuple(frozen), trained=tuple(trained))
+
+
 def evaluate_scenario(scenario: Scenario, book: StackBook) -> Evaluation:
     """Evaluate one scenario: bytes by phase, FLOP and bytes moved, as the kernels compute them."""
     program = scenario.program
     case = build_case(scenario.shape, program, scenario.seq_len, book)
+    case = _with_tower(case, scenario, book)
     cases, forms, basis = case_table([case], [0], book)
     models, features = model_table([scenario.shape])
     model = pack(models)[0]

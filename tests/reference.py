@@ -167,7 +167,14 @@ def stages(sc: Scenario) -> list[Stage]:
     return [stage(sc, "first", True, False), stage(sc, "last", False, True)]
 
 
+def replicates(sc: Scenario) -> bool:
+    """Whether adapters and the scales of a quantised base stay whole at stage 3."""
+    return bool(sc["stack"]["replicates_quantized"]) and sc["rule"]["dequant_bytes"] > 0
+
+
 def sharded_elements(sc: Scenario, st: Stage) -> float:
+    if replicates(sc):
+        return whole_elements(st)
     return st.trained / shards(sc) + st.trained_expert / expert_shards(sc)
 
 
@@ -183,7 +190,11 @@ def weights(sc: Scenario, st: Stage) -> float:
 
 def frozen(sc: Scenario, st: Stage) -> float:
     if sc["knobs"]["zero_stage"] == 3:
-        return st.frozen / shards(sc) + st.frozen_expert / expert_shards(sc)
+        held = st.frozen / shards(sc) + st.frozen_expert / expert_shards(sc)
+        if replicates(sc):
+            scales = sc["model"]["scale_bytes"] * stage_share(sc) / sc["knobs"]["tp"]
+            held += scales * (1 - 1 / shards(sc))
+        return held
     return st.frozen + st.frozen_expert
 
 
@@ -269,12 +280,15 @@ def layer_reduce(sc: Scenario) -> float:
 
 
 def loss_buffer(sc: Scenario, st: Stage) -> float:
-    return buckets(sc, st) + root_gather(sc, st) + layer_gather(sc)
+    layers = sc["stack"]["loss_gathered_layers"] * layer_gather(sc)
+    return buckets(sc, st) + root_gather(sc, st) + layers
 
 
 def layer_buffer(sc: Scenario, st: Stage) -> float:
-    gathers = root_gather(sc, st) + 2 * layer_gather(sc)
-    return buckets(sc, st) + gathers + layer_reduce(sc)
+    stack = sc["stack"]
+    layers = stack["backward_gathered_layers"] * layer_gather(sc)
+    reduced = stack["reduced_layers"] * layer_reduce(sc)
+    return buckets(sc, st) + root_gather(sc, st) + layers + reduced
 
 
 # -- 3. the step as a timeline -------------------------------------------------------------------
@@ -320,7 +334,8 @@ def hidden_tokens(sc: Scenario) -> float:
 def fixed(sc: Scenario) -> float:
     rule, k = sc["rule"], sc["knobs"]
     rotary = rule["rotary_bytes"] * 2 * (k["seq_len"] / k["cp"]) * sc["model"]["rotary_dim"]
-    return rotary + 32 * tokens(sc) - rule["first_layer_saving"] * tokens(sc)
+    images = sc["model"]["vision_kept_bytes"] * tokens(sc) * k["cp"] / k["seq_len"]
+    return rotary + (32 - rule["first_layer_saving"]) * tokens(sc) + images
 
 
 def local_vocab(sc: Scenario) -> float:
@@ -477,6 +492,18 @@ def step_temporaries(sc: Scenario, st: Stage) -> float:
     return rule["temp_element_bytes"] * local_elements(sc, st) + tensor
 
 
+def held_by_finished(sc: Scenario) -> float:
+    """`held`: inputs and their gradients that FSDP1's hooks on frozen units keep."""
+    rule = sc["rule"]
+    frozen_layers = not rule["layers_trained"]
+    checkpointed = rule["checkpointing"] != "none"
+    if sc["knobs"]["zero_stage"] != 3 or not (frozen_layers and checkpointed):
+        return 0.0
+    layers = max(0.0, sc["model"]["layers"] * stage_share(sc) - 2)
+    inputs = max(0.0, keep(sc, prime=True) - one_layer(sc))
+    return sc["stack"]["holds_finished_layers"] * (inputs + 2 * hidden_tokens(sc) * layers)
+
+
 def phases(sc: Scenario, st: Stage) -> dict[str, float]:
     """The allocated bytes of each phase that a stage goes through."""
     held = resident(sc, st) + grads_before(sc, st)
@@ -493,6 +520,7 @@ def phases(sc: Scenario, st: Stage) -> dict[str, float]:
         bytes_of["loss"] = at_loss + kept + loss_backward(sc)
     bytes_of["top"] = at_layers + in_flight * kept + root_grad(sc, st)
     bytes_of["bottom"] = at_layers + finished + (in_flight - 1) * kept + one_layer(sc)
+    bytes_of["bottom"] += held_by_finished(sc)
     if st.first:
         bytes_of["end"] = held + grads_during(sc, st) + embed_end(sc, st)
     bytes_of["step"] = resident(sc, st) + resident_grads(sc, st) + step_temporaries(sc, st)

@@ -107,6 +107,8 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
                 "expert": case.matrix_elements[1],
             },
             "largest_trained": case.largest_trained,
+            "scale_bytes": case.scale_bytes,
+            "vision_kept_bytes": case.vision_kept_bytes,
         },
         "rule": {
             **per,

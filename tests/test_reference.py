@@ -27,7 +27,8 @@ STACK = {
     "adapter_passes": 3, "loss_traffic_bytes": 12, "eager_attention_bytes": 6,
     "kernels_per_layer": 10, "kernel_s": 0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5,
     "tp_exposed": 0.5, "dp_exposed": 0.25, "latency_s": 0.5, "host_traffic_bytes": 28,
-    "transfer_bytes": 6,
+    "transfer_bytes": 6, "loss_gathered_layers": 1, "backward_gathered_layers": 2,
+    "reduced_layers": 1, "holds_finished_layers": 0, "replicates_quantized": 0,
 }  # fmt: skip
 SETUP = {
     "gpus": 1, "gpus_per_node": 1, "usable_bytes": 1e6, "memory_headroom": 0.0,
@@ -68,6 +69,7 @@ def toy(**changes: Any) -> reference.Scenario:
         "num_key_value_heads": 2, "groups": [group], "adapter_active": 0, "adapter_io": 0,
         "quantized_elements": {"linear": 0, "expert": 0},
         "matrix_elements": {"linear": 2048, "expert": 0}, "largest_trained": 256,
+        "scale_bytes": 0, "vision_kept_bytes": 0,
         "parts": {
             "linear": trained(2048), "other": trained(64), "expert": NOTHING,
             "embed": trained(256), "head": trained(264), "vision": NOTHING,

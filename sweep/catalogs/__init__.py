@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sweep.catalogs.bands import BandBook
+    from sweep.catalogs.evidence_settings import EvidenceSetting
     from sweep.catalogs.hardware import Gpu
     from sweep.catalogs.models import Model
     from sweep.catalogs.offers import Offer
@@ -25,10 +27,14 @@ class Catalogs:
     offers: list[Offer]
     rates: list[Rate]
     stacks: StackBook
+    evidence_settings: tuple[EvidenceSetting, ...]
+    bands: BandBook
 
 
 def load_catalogs(user_folders: Sequence[Path] = ()) -> Catalogs:
     """Load every catalog a plan needs; raises one CatalogError naming all problems."""
+    from sweep.catalogs.bands import load_bands
+    from sweep.catalogs.evidence_settings import load_evidence_settings
     from sweep.catalogs.folder import catalog_folders
     from sweep.catalogs.hardware import load_gpus
     from sweep.catalogs.models import load_models
@@ -47,5 +53,9 @@ def load_catalogs(user_folders: Sequence[Path] = ()) -> Catalogs:
     problems += more
     stacks, more = load_stacks(folders)
     problems += more
+    settings, more = load_evidence_settings(folders)
+    problems += more
+    bands, more = load_bands(folders)
+    problems += more
     raise_if(problems)
-    return Catalogs(folders, models, gpus, offers, rates, stacks)
+    return Catalogs(folders, models, gpus, offers, rates, stacks, settings, bands)

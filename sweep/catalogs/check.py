@@ -29,6 +29,8 @@ _OTHER_LOADERS = (
     ("models.csv", "sweep.catalogs.models", "load_models"),
     ("layer_forms.csv", "sweep.catalogs.layer_forms", "load_layer_forms"),
     ("stacks.csv", "sweep.catalogs.stacks", "load_stacks"),
+    ("memory_bands.csv", "sweep.catalogs.bands", "load_bands"),
+    ("evidence_settings.csv", "sweep.catalogs.evidence_settings", "load_evidence_settings"),
 )
 # Columns that hold keys of sources.csv.
 _SOURCE_COLUMNS = ("source", "mamf_source")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sweep.catalogs.folder import read_catalog
 from sweep.catalogs.tables import Column, read_rows
 from sweep.errors import Problem
 
@@ -32,7 +34,10 @@ _MLP_TOKEN_FEATURES = ("T*f", "T*k*fe", "T*fs", "T*E*fe")
 
 
 class LayerVariant(NamedTuple):
-    """What decides which form holds: the layer's family and how it is trained."""
+    """What decides which form holds: the layer's family and how it is trained.
+
+    `kernels` names, joined by "+", the rows of kernel_changes.csv that change the eager layer.
+    """
 
     family: str
     method: str = "full"
@@ -46,6 +51,26 @@ class LayerVariant(NamedTuple):
     attention: str = "flash"
     padding_mask: bool = False
     checkpointing: str = "none"
+    kernels: str = ""
+
+
+class KernelChange(NamedTuple):
+    """What a kernel makes a layer keep more or less than the eager layer; "" fits any value."""
+
+    name: str
+    method: str
+    family: str
+    dropout: bool | None
+    keep: Form
+
+    def fits(self, variant: LayerVariant) -> bool:
+        """Whether it changes a variant."""
+        return (
+            self.name in variant.kernels.split("+")
+            and self.method in ("", variant.method)
+            and self.family in ("", variant.family)
+            and self.dropout in (None, variant.dropout)
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +136,43 @@ _COLUMNS = (
 )
 
 
+_VARIANT_COLUMNS = tuple(name for name in LayerVariant._fields if name != "kernels")
+_CHANGE_COLUMNS = (
+    Column("kernels", str, required=True),
+    Column("method", str, vocabulary=("full", "lora", "qlora")),
+    Column("family", str),
+    Column("dropout", bool),
+    Column("keep", str, required=True),
+    Column("source", str, required=True),
+    Column("locator", str),
+    Column("checked", dt.date, required=True),
+    Column("notes", str),
+)
+
+
+def load_kernel_changes(
+    folders: Sequence[Path],
+) -> tuple[tuple[KernelChange, ...], list[Problem]]:
+    """What kernels change in a layer's kept bytes (kernel_changes.csv), and every problem."""
+    key = ("kernels", "method", "family", "dropout")
+    rows, problems = read_catalog(folders, "kernel_changes.csv", _CHANGE_COLUMNS, key)
+    changes = []
+    for row in rows:
+        try:
+            keep = parse_form(row["keep"])
+        except ValueError as error:
+            where = f"{row['_path']}:{row['_line']}, keep"
+            allowed = "terms like '- 8 T*h' of " + ", ".join(FEATURES)
+            problems.append(Problem(where, "form", str(error), allowed))
+            continue
+        changes.append(
+            KernelChange(
+                row["kernels"], row["method"] or "", row["family"] or "", row["dropout"], keep
+            )
+        )
+    return tuple(changes), problems
+
+
 def load_layer_forms(
     folders: Sequence[Path],
 ) -> tuple[dict[LayerVariant, LayerForms], list[Problem]]:
@@ -126,7 +188,7 @@ def load_layer_forms(
         gathered: dict[LayerVariant, dict[str, list[Form]]] = {}
         basis: dict[LayerVariant, str] = {}
         for row in rows:
-            variant = LayerVariant(*(row[name] for name in LayerVariant._fields))
+            variant = LayerVariant(**{name: row[name] for name in _VARIANT_COLUMNS})
             try:
                 form = parse_form(row["form"])
             except ValueError as error:
@@ -156,6 +218,11 @@ def _add(first: Form, second: Form, scale: float = 1.0) -> dict[str, float]:
     for name, coefficient in second.items():
         total[name] = total.get(name, 0.0) + scale * coefficient
     return {name: coefficient for name, coefficient in total.items() if coefficient != 0.0}
+
+
+def _holds_mlp(form: Form) -> bool:
+    """Whether a working set is taken while the MLP, and so all of the layer, is live."""
+    return max(form.get(name, 0.0) for name in _MLP_TOKEN_FEATURES) > 0.0
 
 
 def _released(form: Form, keep: Form) -> dict[str, float]:
@@ -213,6 +280,9 @@ _TRANSLATIONS: Mapping[str, Mapping[str, tuple[tuple[str, float], ...]]] = {
 }
 
 
+# LoRA targets that leave the MLP frozen.
+_FROZEN_MLP = ("attention-qv", "attention")
+
 # Kept per layer under torchtitan's selective-op policy, bytes per token (docs/physics.md).
 _SELECTIVE: Form = {"T*h": 4.0, "T*hq": 4.0, "T*hkv": 2.0, "T*f": 2.0, "T*nq": 4.0}
 
@@ -240,7 +310,9 @@ class FormBook:
         mlp_of: Mapping[str, str],
         like: Mapping[str, str],
         fp32_norm_output: Collection[str] = (),
+        changes: Sequence[KernelChange] = (),
     ):
+        self._changes = tuple(changes)
         self._traced = dict(traced)
         self._mlp_of = dict(mlp_of)
         self._like = dict(like)
@@ -255,6 +327,8 @@ class FormBook:
 
     def _resolve(self, variant: LayerVariant) -> LayerForms | None:
         """The forms of a variant, or None when the family is unknown."""
+        if variant.kernels:
+            return self._change_kernels(variant)
         if variant in self._traced:
             exact = self._traced[variant]
             if exact.backward:
@@ -287,7 +361,7 @@ class FormBook:
         extra = _add(keep, {"T*h": 2.0}, -1.0)
         backward = tuple(
             _add(form, extra, -1.0)
-            if max(form.get(name, 0.0) for name in _MLP_TOKEN_FEATURES) > 0.0
+            if _holds_mlp(form)
             else form
             for form in full.backward
         )
@@ -379,6 +453,8 @@ class FormBook:
         applied to the sets of the moment when all of the layer is live again (they hold MLP terms).
         """
         like = self._like[variant.family]
+        if not like and variant.lora_target in _FROZEN_MLP:
+            return self._recompute(variant)
         if not like:
             return self._nearest_traced(variant)
         theirs = self.resolve(variant._replace(family=like))
@@ -391,8 +467,7 @@ class FormBook:
         backward = []
         for form in theirs.backward:
             translated = self._translated(form, like, family)
-            all_live = max(form.get(name, 0.0) for name in _MLP_TOKEN_FEATURES) > 0.0
-            backward.append(_add(translated, delta) if all_live else translated)
+            backward.append(_add(translated, delta) if _holds_mlp(form) else translated)
         own = self._traced.get(variant)
         keep = own.keep if own else self._translated(theirs.keep, like, family)
         their_stream = self._has_fp32_stream(variant._replace(family=like))
@@ -400,6 +475,41 @@ class FormBook:
             keep = _add(keep, {"T*h": 2.0})  # the layer's input is kept, in 4 bytes instead of 2
         forward = tuple(self._translated(form, like, family) for form in theirs.forward)
         return LayerForms(keep, forward, tuple(backward), f"derived from {like}'s working set")
+
+    def _change_kernels(self, variant: LayerVariant) -> LayerForms | None:
+        """The eager layer with what its kernels keep more or less, wherever all of it is live."""
+        eager = self.resolve(variant._replace(kernels=""))
+        if eager is None:
+            return None
+        changes = [change for change in self._changes if change.fits(variant)]
+        keep, backward, forward = eager.keep, eager.backward, eager.forward
+        for change in changes:
+            if variant.checkpointing == "none":
+                keep = _add(keep, change.keep)
+            else:
+                backward = tuple(
+                    _add(form, change.keep) if _holds_mlp(form) else form for form in backward
+                )
+        basis = f"{eager.basis}, with the kernels' changes" if changes else eager.basis
+        return LayerForms(keep, forward, backward, basis)
+
+    def _recompute(self, variant: LayerVariant) -> LayerForms | None:
+        """Recomputing a layer with a frozen MLP: all it would keep, and its backward on top.
+
+        The traced pair with adapters on q and v is just that: what backward works with while the MLP
+        runs comes on top of the whole layer. Layers keep their input, in the stream's dtype.
+        """
+        mine = self.resolve(variant._replace(checkpointing="none"))
+        if mine is None:
+            return None
+        backward = tuple(
+            _add(mine.keep, form)
+            for form in mine.backward
+            if _holds_mlp(form)
+        )
+        fp32_stream = variant.kbit_prep and variant.autocast
+        keep = {"T*h": 4.0 if fp32_stream else 2.0}
+        return LayerForms(keep, mine.forward, backward + mine.forward, "derived: recomputed layer")
 
     def _translated(self, form: Form, source: str, target: str) -> dict[str, float]:
         """A form of one family in the terms of another: only gated forms need translating."""

@@ -11,7 +11,7 @@ from typing import Any
 from sweep import vocabulary
 from sweep.catalogs.folder import read_catalog
 from sweep.catalogs.hardware import Gpu, split_list
-from sweep.catalogs.layer_forms import FormBook, load_layer_forms
+from sweep.catalogs.layer_forms import FormBook, load_kernel_changes, load_layer_forms
 from sweep.catalogs.tables import Column
 from sweep.errors import Problem, nearest
 
@@ -23,6 +23,13 @@ CONSTANTS: Mapping[str, str] = {
     "fragmentation_multi": "share",
     "bucket_elements": "elements",
     "bucket_bytes": "bytes",
+    "loss_gathered_layers": "layers",
+    "backward_gathered_layers": "layers",
+    "reduced_layers": "layers",
+    "holds_finished_layers": "share",
+    "replicates_quantized": "share",
+    "unshared_single": "share",
+    "unshared_multi": "share",
     "process_bytes": "bytes",
     "nvme_buffer_bytes": "bytes",
     "host_element_bytes": "bytes",
@@ -78,6 +85,8 @@ _LISTS: Mapping[str, tuple[Any, ...]] = {
 STACK_COLUMNS = (
     Column("stack", str, required=True),
     Column("title", str, required=True),
+    Column("extends", str),
+    Column("kernels", str),
     *(Column(name, str, required=True) for name in _LISTS),
     *(Column(name, bool, required=True) for name in _FLAGS),
     *_PROVENANCE,
@@ -136,6 +145,16 @@ LOSS_COLUMNS = (
     Column("traffic_share", float, "share", required=True, low=0.0, high=4.0),
     *_PROVENANCE,
 )
+RELEASE_COLUMNS = (
+    Column("stack", str, required=True),
+    Column("before", str, required=True),
+    Column("cross_entropy", str, required=True, vocabulary=vocabulary.CROSS_ENTROPY),
+    Column("logit_forward", float, "bytes", low=0.0, high=64.0),
+    Column("logit_backward", float, "bytes", low=0.0, high=64.0),
+    Column("kernels", str),
+    Column("model_types", str),
+    *_PROVENANCE,
+)
 ARCHITECTURE_COLUMNS = (
     Column("model_type", str, required=True),
     Column("transformers_class", str, required=True),
@@ -168,10 +187,16 @@ EFFICIENCY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Stack:
-    """One training stack: what it supports and its constants (SI units, see CONSTANTS)."""
+    """One training stack: what it supports and its constants (SI units, see CONSTANTS).
+
+    A stack that extends another takes over the rules, loss heads and constants it does not state;
+    `lineage` is its own key and those of the stacks it extends, nearest first.
+    """
 
     key: str
     title: str
+    lineage: tuple[str, ...]
+    kernels: str
     supports: Mapping[str, tuple[Any, ...]]
     flags: Mapping[str, bool]
     constants: Mapping[str, float]
@@ -216,6 +241,27 @@ class LossHead:
 
 
 @dataclass(frozen=True)
+class Release:
+    """What an older release of a stack's framework did otherwise: its loss head and its kernels.
+
+    `before` is the first release it does not hold for; `kernels` hold for the model types named.
+    """
+
+    stack: str
+    before: tuple[int, ...]
+    cross_entropy: str
+    logit_forward: float | None
+    logit_backward: float | None
+    kernels: str
+    model_types: tuple[str, ...]
+
+
+def parse_release(text: str) -> tuple[int, ...]:
+    """A release number as a tuple: '4.48.1' is (4, 48, 1); ValueError for other text."""
+    return tuple(int(part) for part in text.strip().split("."))
+
+
+@dataclass(frozen=True)
 class Efficiency:
     """Sustained shares of the dense peak; `assumed` names the figures nobody measured."""
 
@@ -237,6 +283,18 @@ class StackBook:
     fused_family_of: Mapping[str, str]
     forms: FormBook
     efficiencies: Mapping[str, Efficiency]
+    releases: tuple[Release, ...] = ()
+
+    def release(self, stack: str, cross_entropy: str, number: tuple[int, ...]) -> Release | None:
+        """What a release did otherwise than the current one, None when nothing is known to differ."""
+        held = [
+            one
+            for one in self.releases
+            if one.stack in self.stacks[stack].lineage
+            and one.cross_entropy == cross_entropy
+            and number < one.before
+        ]
+        return min(held, key=lambda one: one.before, default=None)
 
     def family(self, stack: str, key: str, model_type: str, name: str, kind: str) -> str | None:
         """The layer family of one kind of layer on a stack, None when the catalog knows none.
@@ -294,6 +352,15 @@ def _load_stacks(folders: Sequence[Path]) -> tuple[dict[str, Stack], list[Proble
             supports[name], more = _words(row, name, row["_path"])
             problems += more
         key = row["stack"]
+        lineage: tuple[str, ...] = (key,)
+        if parent := row["extends"]:
+            if parent not in stacks:
+                where = f"{row['_path']}:{row['_line']}, extends"
+                allowed = "a stack of an earlier row: " + ", ".join(stacks)
+                problems.append(Problem(where, "stack", repr(parent), allowed))
+                continue
+            lineage = (key, *stacks[parent].lineage)
+            constants[key] = {**constants.get(parent, {}), **constants.get(key, {})}
         for name in CONSTANTS:
             if name not in constants.get(key, {}):
                 where = f"{row['_path']}:{row['_line']}"
@@ -301,7 +368,7 @@ def _load_stacks(folders: Sequence[Path]) -> tuple[dict[str, Stack], list[Proble
                     Problem(where, f"stack {key}", f"no {name}", "a row in stack_constants.csv")
                 )
         flags = {name: row[name] for name in _FLAGS}
-        stacks[key] = Stack(key, row["title"], supports, flags, constants.get(key, {}))
+        stacks[key] = Stack(key, row["title"], lineage, row["kernels"] or "", supports, flags, constants.get(key, {}))
     return stacks, problems
 
 
@@ -332,6 +399,48 @@ def _load_rules(
     return rules, problems
 
 
+def _load_releases(folders: Sequence[Path]) -> tuple[tuple[Release, ...], list[Problem]]:
+    key = ("stack", "before", "cross_entropy")
+    rows, problems = read_catalog(folders, "stack_releases.csv", RELEASE_COLUMNS, key)
+    releases = []
+    for row in rows:
+        try:
+            before = parse_release(row["before"])
+        except ValueError:
+            where = f"{row['_path']}:{row['_line']}, before"
+            problems.append(Problem(where, "release", repr(row["before"]), "a number like 4.48"))
+            continue
+        releases.append(
+            Release(
+                row["stack"],
+                before,
+                row["cross_entropy"],
+                row["logit_forward"],
+                row["logit_backward"],
+                row["kernels"] or "",
+                split_list(row["model_types"] or ""),
+            )
+        )
+    return tuple(releases), problems
+
+
+def _inherit(
+    stacks: Mapping[str, Stack],
+    rules: dict[tuple[str, str, str, int], DtypeRule],
+    heads: dict[tuple[str, str], LossHead],
+) -> None:
+    """Fill in what a stack takes over from the stack it extends."""
+    for key, stack in stacks.items():
+        for parent in stack.lineage[1:]:
+            for (owner, *rest), rule in list(rules.items()):
+                if owner == parent:
+                    method, precision, stage = rest
+                    rules.setdefault((key, method, precision, stage), rule)
+            for (owner, cross_entropy), head in list(heads.items()):
+                if owner == parent:
+                    heads.setdefault((key, cross_entropy), head)
+
+
 def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
     """The stack catalogs of the given folders (later ones overlay), and every problem in them."""
     stacks, problems = _load_stacks(folders)
@@ -357,6 +466,17 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
     efficiency_rows, more = read_catalog(folders, "efficiencies.csv", EFFICIENCY_COLUMNS, ("gpu",))
     problems += more
     forms, more = load_layer_forms(folders)
+    problems += more
+    changes, more = load_kernel_changes(folders)
+    problems += more
+    heads = {
+        (row["stack"], row["cross_entropy"]): LossHead(
+            row["logit_forward"], row["logit_backward"], row["traffic_share"]
+        )
+        for row in head_rows
+    }
+    _inherit(stacks, rules, heads)
+    releases, more = _load_releases(folders)
     problems += more
     families = {row["family"]: row for row in family_rows}
     for row in architecture_rows:
@@ -386,12 +506,7 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
             )
             for row in optimizer_rows
         },
-        loss_heads={
-            (row["stack"], row["cross_entropy"]): LossHead(
-                row["logit_forward"], row["logit_backward"], row["traffic_share"]
-            )
-            for row in head_rows
-        },
+        loss_heads=heads,
         family_of={
             (row["model_type"], row["transformers_class"], row["kind"]): row["family"]
             for row in architecture_rows
@@ -403,7 +518,9 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
             {name: row["mlp"] for name, row in families.items()},
             {name: row["like"] or "" for name, row in families.items()},
             frozenset(name for name, row in families.items() if row["fp32_norm_output"]),
+            changes,
         ),
+        releases=releases,
         efficiencies={
             row["gpu"]: Efficiency(
                 row["matmul_share"], row["attention_share"], split_list(row["assumed"])

@@ -25,6 +25,8 @@ COMMANDS = {
     "top": "sweep.cli.top",
     "sql": "sweep.cli.sql",
     "explain": "sweep.cli.explain",
+    "estimate": "sweep.cli.estimate",
+    "validate": "sweep.cli.validate",
     "catalog": "sweep.cli.catalog",
     "schema": "sweep.cli.schema",
     "warmup": "sweep.cli.warmup",

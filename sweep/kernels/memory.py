@@ -43,6 +43,7 @@ ROOT_OPEN = _Q["ROOT_OPEN"]
 ROOT_SHARD = _Q["ROOT_SHARD"]
 TRAINED = _Q["TRAINED"]
 GRADIENT_SHARE = _Q["GRADIENT_SHARE"]
+HELD = _Q["HELD"]
 
 
 @scalar
@@ -155,12 +156,18 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
     )
     whole = trained + trained_expert
     sharded = trained / shards + trained_expert * ep / shards
+    # A stack may leave the adapters and scales of a quantised base whole on every rank.
+    replicates = stack.replicates_quantized == 1.0 and program.dequant_bytes > 0.0
+    if replicates:
+        sharded = whole
     local = whole if zero == 0 else sharded
     weights = program.weight_bytes * whole
     frozen_held = frozen + frozen_expert
     if zero == 3:
         weights = program.shard_weight_bytes * sharded
         frozen_held = frozen / shards + frozen_expert * ep / shards
+        if replicates:
+            frozen_held += case.scale_bytes * stage_share / tp * (1.0 - 1.0 / shards)
     out[TRAINED] = whole
     out[GRADIENT_SHARE] = 1.0 / shards if zero >= 2 else 1.0
     out[GRADIENTS] = program.grad_bytes * (sharded if zero >= 2 else whole)
@@ -229,6 +236,7 @@ def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, t
         program.rotary_bytes * 2.0 * (seq_len / cp) * model.rotary_dim
         + 32.0 * tokens
         - case.first_layer_saving * tokens
+        + case.vision_kept_bytes * tokens * cp / seq_len
     )
     out[RESIDUAL] = program.residual_bytes * hidden_tokens
     out[HEAD_COPY] = 0.0
@@ -290,7 +298,23 @@ def root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidde
 
 
 @scalar
-def phase_terms(out, stage, accumulation, pp, work, one_layer):
+def held_terms(out, model, program, stack, hidden_tokens, stage_share, one_layer):
+    """Fill in what finished layers still hold when backward reaches the first [bytes].
+
+    Source: FSDP1 hooks the inputs of a unit with frozen weights, and under reentrant checkpointing
+    that keeps each finished layer's input and its gradient until backward ends (PHYSICS, FSDP1).
+    """
+    out[HELD] = 0.0
+    frozen = program.layers_trained == 0.0
+    if program.zero_stage == 3 and frozen and program.checkpointed == 1:
+        finished = max(0.0, model.layers * stage_share - 2.0)
+        gradients = 2.0 * hidden_tokens * finished
+        held = max(0.0, out[KEPT_BACKWARD] - one_layer) + gradients
+        out[HELD] = stack.holds_finished_layers * held
+
+
+@scalar
+def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     """Fill in the bytes of each phase of the step, and their peak [bytes].
 
     Derivation: docs/physics.md section 3: nothing is summed that does not coexist.
@@ -300,20 +324,22 @@ def phase_terms(out, stage, accumulation, pp, work, one_layer):
     during = 0.0 if accumulation > 1 else gradients
     in_flight = min(accumulation, pp) if (stage == 0 and pp > 1) else 1.0
     kept = out[KEPT_BACKWARD]
-    loss_buffer = out[BUCKETS] + out[ROOT_GATHER] + out[LAYER_GATHER]
-    # Two layers are gathered and one is being reduced; a layer's own gradient is in its working set.
-    layers = resting + loss_buffer + out[LAYER_GATHER] + out[LAYER_REDUCE]
-    layers += out[FIXED] + out[RESIDUAL] + work
+    buffers = out[BUCKETS] + out[ROOT_GATHER]
+    # A layer's own gradient is in its working set; the stack says how many layers are gathered.
+    gathered = stack.backward_gathered_layers * out[LAYER_GATHER]
+    reduced = stack.reduced_layers * out[LAYER_REDUCE]
+    layers = resting + buffers + gathered + reduced + out[FIXED] + out[RESIDUAL] + work
     out[P_FORWARD] = 0.0
     out[P_LOSS] = 0.0
     if stage == 1 or pp == 1:
-        loss = resting + loss_buffer + out[FIXED] + out[HEAD_COPY]
+        loss = resting + buffers + stack.loss_gathered_layers * out[LAYER_GATHER]
+        loss += out[FIXED] + out[HEAD_COPY]
         out[P_FORWARD] = loss + out[KEPT] + out[LOSS_FORWARD]
         out[P_LOSS] = loss + kept + out[LOSS_BACKWARD]
     below = out[LAYER_GRADIENT_LOCAL] + out[EMBED_GRADIENT] + out[ROOT_SHARD]
     above = max(0.0, during - below) + out[ROOT_OPEN]
     out[P_TOP] = layers + in_flight * kept + out[ROOT_GRADIENT]
-    out[P_BOTTOM] = layers + above + (in_flight - 1.0) * kept + one_layer
+    out[P_BOTTOM] = layers + above + (in_flight - 1.0) * kept + one_layer + out[HELD]
     out[P_END] = resting + during + out[EMBED_END] if stage == 0 else 0.0
     out[P_STEP] = out[RESIDENT] + gradients + out[STEP_TEMPORARY]
     peak = 0.0
@@ -354,7 +380,8 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
         stage_share, keep_a, keep_b,
     )  # fmt: skip
     root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidden_tokens)
-    phase_terms(out, stage, accumulation, pp, work, one_layer)
+    held_terms(out, model, program, stack, hidden_tokens, stage_share, one_layer)
+    phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage
     out[DEVICE] = device_total(
         out[ALLOCATED], out[RESIDENT], several, stack.context_bytes, stack.comm_bytes,

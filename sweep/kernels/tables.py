@@ -149,6 +149,8 @@ class Cases(NamedTuple):
     adapter_io: np.ndarray
     largest_trained: np.ndarray
     first_layer_saving: np.ndarray  # bytes per token
+    scale_bytes: np.ndarray  # of the quantised matrices' scales
+    vision_kept_bytes: np.ndarray  # of one sequence's images, by the tower's blocks
 
 
 class Stacks(NamedTuple):
@@ -161,6 +163,11 @@ class Stacks(NamedTuple):
     fragmentation_multi: np.ndarray
     bucket_elements: np.ndarray
     bucket_bytes: np.ndarray
+    loss_gathered_layers: np.ndarray
+    backward_gathered_layers: np.ndarray
+    reduced_layers: np.ndarray
+    holds_finished_layers: np.ndarray
+    replicates_quantized: np.ndarray
     process_bytes: np.ndarray
     nvme_buffer_bytes: np.ndarray
     host_element_bytes: np.ndarray
@@ -339,6 +346,7 @@ class Quantity(IntEnum):
     ROOT_SHARD = 67
     TRAINED = 68  # elements of the rank
     GRADIENT_SHARE = 69  # of a rank's gradients that rest on the GPU
+    HELD = 70  # what finished layers still hold at the end of backward
 
 
 QUANTITIES = len(Quantity)

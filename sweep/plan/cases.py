@@ -15,11 +15,11 @@ from sweep.catalogs.layer_forms import (
     LayerForms,
     LayerVariant,
 )
-from sweep.catalogs.parameters import LayerGroup, Linear
+from sweep.catalogs.parameters import LayerGroup, Linear, ParameterCounts
 from sweep.catalogs.stacks import StackBook
 from sweep.errors import PlanError
 from sweep.kernels.tables import EMBED, EXPERT, HEAD, LINEAR, OTHER, VISION, Cases, Forms
-from sweep.plan.programs import QUANTIZED_BYTES, Program, rule_of
+from sweep.plan.programs import QUANTIZED_BYTES, SCALE_BYTES, Program, rule_of
 from sweep.plan.shapes import (
     FEATURE_BY_RANK,
     FEATURE_BY_SEQ,
@@ -47,6 +47,8 @@ class Case:
     adapter_io: float
     largest_trained: float
     first_layer_saving: float
+    scale_bytes: float
+    vision_kept_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def variant_of(
         kbit_prep=rule.kbit_prep,
         attention="eager" if family in eager_only else program.attention,
         checkpointing=program.checkpointing,
+        kernels=book.stacks[program.stack].kernels,
     )
 
 
@@ -153,6 +156,20 @@ def _group_parts(
     )
 
 
+def _tower_bytes(counts: ParameterCounts, program: Program) -> float:
+    """Stored bytes of a frozen vision tower: 4-bit loading quantises its linear modules too."""
+    if counts.vision is None:
+        return 0.0
+    quantized = 0.0
+    if program.method == "qlora":
+        tower = counts.vision
+        blocks = sum(one.weight_elements for one in tower.block if one.is_linear_module)
+        joins = sum(one.weight_elements for one in tower.projector if one.is_linear_module)
+        quantized = float(tower.depth * blocks + joins)
+    plain = counts.vision.total - quantized
+    return plain * 2.0 + quantized * QUANTIZED_BYTES.get(program.quantization, 2.0)
+
+
 def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBook) -> Case:
     """One model under one program. The vision tower is frozen: it is stored, it does not train."""
     counts = shape.counts
@@ -173,12 +190,14 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
         trained[EMBED], trained[HEAD] = float(counts.embedding), float(head)
     else:
         frozen[EMBED], frozen[HEAD] = counts.embedding * stored, head * stored
-    frozen[VISION] = counts.vision.total * 2.0 if counts.vision else 0.0
+    frozen[VISION] = _tower_bytes(counts, program)
     largest_layer = max(groups, key=lambda parts: sum(parts.frozen) + 2.0 * sum(parts.trained))
     saving = 0.0
-    if not full and program.checkpointing == "none" and program.stack == "hf":
+    lineage = book.stacks[program.stack].lineage
+    if not full and program.checkpointing == "none" and "hf" in lineage:
         masks = _INPUT_TARGETS[program.lora_target] if program.lora_dropout > 0.0 else 0.0
         saving = (4.0 + masks) * shape.model.hidden_size + 4.0
+    quantized = _total(sizes, [parts.quantized for parts in groups])
     return Case(
         variants=tuple(
             variant_of(shape, one.group, program, seq_len, book) for one in shape.groups
@@ -188,7 +207,7 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
         layer_frozen_bytes=largest_layer.frozen,
         layer_trained=largest_layer.trained,
         matrix_elements=_total(sizes, [parts.matrices for parts in groups]),
-        quantized_elements=_total(sizes, [parts.quantized for parts in groups]),
+        quantized_elements=quantized,
         adapter_active=sum(
             n * parts.adapter_active for n, parts in zip(sizes, groups, strict=True)
         ),
@@ -197,6 +216,7 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
             [parts.largest for parts in groups] + ([float(counts.embedding)] if full else [])
         ),
         first_layer_saving=saving,
+        scale_bytes=sum(quantized) * SCALE_BYTES.get(program.quantization, 0.0),
     )
 
 
@@ -273,5 +293,7 @@ def case_table(
         adapter_io=np.array([case.adapter_io for case in cases]),
         largest_trained=np.array([case.largest_trained for case in cases]),
         first_layer_saving=np.array([case.first_layer_saving for case in cases]),
+        scale_bytes=np.array([case.scale_bytes for case in cases]),
+        vision_kept_bytes=np.array([case.vision_kept_bytes for case in cases]),
     )
     return table, form_table(forms), [one.basis for one in forms]

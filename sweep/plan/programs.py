@@ -24,13 +24,19 @@ RECOMPUTE: Mapping[str, tuple[float, float, float]] = {
     "full": (1.0, 1.0, 1.0),
 }
 # Bytes a stored element costs each time it is dequantised: read, written in 16 bits, read again.
-DEQUANT_BYTES: Mapping[str, float] = {"none": 0.0, "nf4": 4.5, "nf4-double": 4.5, "int8": 5.0}
+DEQUANT_BYTES: Mapping[str, float] = {"none": 0.0, "nf4": 4.5, "nf4-double": 4.5, "gptq-int4": 4.5, "int8": 5.0}
 # Stored bytes of a quantised element: 4 bits and an fp32 absmax per 64 (quantised itself to 8 bits,
 # with an fp32 per 256 of those, under double quantisation); int8 rows have one fp32 scale each.
+SCALE_BYTES: Mapping[str, float] = {
+    "nf4": 4 / 64,
+    "nf4-double": 1 / 64 + 4 / 16384,
+    # For each group of 128 inputs a 16-bit scale and a 4-bit zero.
+    "gptq-int4": (2 + 0.5) / 128,
+    "int8": 0.0,
+}
+_ELEMENT_BYTES = {"nf4": 0.5, "nf4-double": 0.5, "gptq-int4": 0.5, "int8": 1.0}
 QUANTIZED_BYTES: Mapping[str, float] = {
-    "nf4": 0.5 + 4 / 64,
-    "nf4-double": 0.5 + 1 / 64 + 4 / 16384,
-    "int8": 1.0,
+    name: size + SCALE_BYTES[name] for name, size in _ELEMENT_BYTES.items()
 }
 PROGRAM_COLUMNS = (
     "stack",
