@@ -141,8 +141,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
     q = found.quantities
     before = q["gradients"] if q["accumulation"] > 1 else 0.0
     during = 0.0 if q["accumulation"] > 1 else q["gradients"]
-    loss_buffer = q["buckets"] + q["root_gather"] + q["layer_gather"]
-    layer_buffer = q["buckets"] + q["root_gather"] + 2.0 * q["layer_gather"] + q["layer_reduce"]
+    loss_buffer, layer_buffer = q["loss_buffer"], q["layer_buffer"]
     below = q["layer_gradient_local"] + q["embed_gradient"] + q["root_shard"]
     above = max(0.0, during - below) + q["root_open"]
     waiting = (q["in_flight"] - 1.0) * q["kept_backward"]
@@ -177,7 +176,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         ("forward", "p_forward", (
             ("resident", q["resident"], "as above"),
             ("gradients", before, "from earlier micro-batches of the step"),
-            ("communication buffers", loss_buffer, "buckets, gathered root and layer"),
+            ("communication buffers", loss_buffer, "buckets, gathered root and layers"),
             ("kept activations", q["kept"], "sum over layers of the keep forms"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("16-bit copy of the head", q["head_copy"], "2 h V under autocast"),
@@ -186,7 +185,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         ("loss", "p_loss", (
             ("resident", q["resident"], "as above"),
             ("gradients", before, "from earlier micro-batches of the step"),
-            ("communication buffers", loss_buffer, "buckets, gathered root and layer"),
+            ("communication buffers", loss_buffer, "buckets, gathered root and layers"),
             ("kept activations", q["kept_backward"], "without weight copies once forward is over"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("16-bit copy of the head", q["head_copy"], "2 h V under autocast"),
@@ -195,7 +194,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         ("top layer backward", "p_top", (
             ("resident", q["resident"], "as above"),
             ("gradients", before, "from earlier micro-batches of the step"),
-            ("communication buffers", layer_buffer, "buckets, two gathered layers, one being reduced"),
+            ("communication buffers", layer_buffer, "buckets, gathered root and layers, one reduced"),
             ("kept activations", q["in_flight"] * q["kept_backward"], "micro-batches in flight x kept"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
@@ -205,11 +204,12 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         ("bottom layer backward", "p_bottom", (
             ("resident", q["resident"], "as above"),
             ("gradients", before + above, "of the layers above"),
-            ("communication buffers", layer_buffer, "buckets, two gathered layers, one being reduced"),
+            ("communication buffers", layer_buffer, "buckets, gathered root and layers, one reduced"),
             ("kept activations", waiting + q["one_layer"], "one layer, and waiting micro-batches"),
             ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
             ("layer working set", q["work"], "max over the backward forms"),
+            ("held by finished layers", q["held"], "FSDP1: inputs of frozen units and their gradients"),
         )),
         ("end of backward", "p_end", (
             ("resident", q["resident"], "as above"),
@@ -234,7 +234,7 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
         "device",
         "context and fragmentation",
         q["device"] - q["allocated"],
-        "context + communicators + share of the bytes above resident",
+        "context + communicators + share of the allocated bytes",
         "stack_constants.csv",
     )
     add("device", "device", q["device"], "sum of the above")

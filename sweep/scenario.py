@@ -84,8 +84,13 @@ def _with_tower(case: Case, scenario: Scenario, book: StackBook) -> Case:
     return dataclasses.replace(case, frozen_bytes=tuple(frozen), trained=tuple(trained))
 
 
-def evaluate_scenario(scenario: Scenario, book: StackBook) -> Evaluation:
-    """Evaluate one scenario: bytes by phase, FLOP and bytes moved, as the kernels compute them."""
+def evaluate_scenario(
+    scenario: Scenario, book: StackBook, *, stage: int | None = None
+) -> Evaluation:
+    """Evaluate one scenario: bytes by phase, FLOP and bytes moved, as the kernels compute them.
+
+    With several pipeline stages the one that needs most decides, or `stage`: 0 the first, 1 the last.
+    """
     program = scenario.program
     case = build_case(scenario.shape, program, scenario.seq_len, book)
     case = _with_tower(case, scenario, book)
@@ -101,12 +106,15 @@ def evaluate_scenario(scenario: Scenario, book: StackBook) -> Evaluation:
         lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp, ep,
         int(sequence), row["checkpointed"],
     )  # fmt: skip
-    out = np.zeros(QUANTITIES)
+    out, other = np.zeros(QUANTITIES), np.zeros(QUANTITIES)
     evaluate(
-        out, np.zeros(QUANTITIES), lines, count, model, row, record, stack, scenario.seq_len,
+        out, other, lines, count, model, row, record, stack, scenario.seq_len,
         scenario.vision_flop,
         scenario.global_batch, scenario.micro_batch, scenario.gpus, scenario.gpus_per_node,
         scenario.dp, tp, pp, cp, ep, int(sequence),
     )  # fmt: skip
     names = {quantity.name.lower(): float(out[quantity]) for quantity in Quantity}
+    if stage is not None and out[Quantity.STAGE] != stage and other[Quantity.STAGE] == stage and pp > 1:
+        memory = range(Quantity.DEVICE + 1)
+        names |= {Quantity(index).name.lower(): float(other[index]) for index in memory}
     return Evaluation(names, case, tuple(basis), out)

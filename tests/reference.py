@@ -250,14 +250,18 @@ def buckets(sc: Scenario, st: Stage) -> float:
     zero = sc["knobs"]["zero_stage"]
     if zero == 0 and shards(sc) > 1:
         return sc["rule"]["grad_bytes"] * whole_elements(st)
-    if zero in (1, 2):
+    if zero in (1, 2) or (zero == 3 and sc["stack"]["live_elements"] > 0):
         elements = min(sc["stack"]["bucket_elements"], whole_elements(st))
         return elements * 2 * sc["stack"]["bucket_bytes"]
     return 0.0
 
 
 def root_gather(sc: Scenario, st: Stage) -> float:
-    return st.root_gather if sc["knobs"]["zero_stage"] == 3 else 0.0
+    if sc["knobs"]["zero_stage"] != 3:
+        return 0.0
+    live = 2 * sc["stack"]["live_elements"]
+    everything = st.root_gather + sc["model"]["layers"] * stage_share(sc) * layer_gather(sc)
+    return max(st.root_gather, min(everything, live))
 
 
 def layer_gather(sc: Scenario) -> float:
@@ -533,7 +537,7 @@ def device_bytes(sc: Scenario, st: Stage) -> float:
     peak = max(phases(sc, st).values())
     fragmentation = stack["fragmentation_multi" if several else "fragmentation_single"]
     comm = stack["comm_bytes"] if several else 0.0
-    return peak + stack["context_bytes"] + comm + fragmentation * (peak - resident(sc, st))
+    return peak * (1 + fragmentation) + stack["context_bytes"] + comm
 
 
 def allowed_device_bytes(sc: Scenario) -> float:

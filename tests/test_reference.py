@@ -28,7 +28,7 @@ STACK = {
     "kernels_per_layer": 10, "kernel_s": 0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5,
     "tp_exposed": 0.5, "dp_exposed": 0.25, "latency_s": 0.5, "host_traffic_bytes": 28,
     "transfer_bytes": 6, "loss_gathered_layers": 1, "backward_gathered_layers": 2,
-    "reduced_layers": 1, "holds_finished_layers": 0, "replicates_quantized": 0,
+    "reduced_layers": 1, "holds_finished_layers": 0, "replicates_quantized": 0, "live_elements": 0,
 }  # fmt: skip
 SETUP = {
     "gpus": 1, "gpus_per_node": 1, "usable_bytes": 1e6, "memory_headroom": 0.0,
@@ -201,7 +201,7 @@ def test_both_stages_of_a_pipeline_by_hand() -> None:
         }
     )
     assert result["allocated_bytes"] == pytest.approx(23272)
-    assert result["device_bytes"] == pytest.approx(23272 + 100 + 50 + 0.1 * (23272 - 4056))
+    assert result["device_bytes"] == pytest.approx(23272 * 1.1 + 100 + 50)
     assert result["host_bytes"] == pytest.approx(4 * 10)
 
 

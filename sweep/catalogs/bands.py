@@ -17,7 +17,7 @@ _COLUMNS = (
     Column("method", str, required=True),
     Column("figure", str, required=True),
     Column("low", float, "ratio", required=True, low=0.1, high=1.0),
-    Column("high", float, "ratio", required=True, low=1.0, high=10.0),
+    Column("high", float, "ratio", required=True, low=1.0, high=20.0),
     Column("points", int, required=True),
     Column("sources", int, required=True),
     Column("basis", str, required=True),

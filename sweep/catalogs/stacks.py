@@ -28,6 +28,7 @@ CONSTANTS: Mapping[str, str] = {
     "reduced_layers": "layers",
     "holds_finished_layers": "share",
     "replicates_quantized": "share",
+    "live_elements": "elements",
     "unshared_single": "share",
     "unshared_multi": "share",
     "process_bytes": "bytes",

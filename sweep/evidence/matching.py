@@ -25,6 +25,7 @@ class Match:
 
     scenario: Scenario
     book: StackBook
+    stage: int | None = None
 
 
 # Our stack by the words (stack, engine) of a point; "*" is any engine.
@@ -34,6 +35,8 @@ _STACKS: Mapping[tuple[str, str], str] = {
     ("hf", "fsdp2"): "hf",
     ("hf", "fsdp1"): "hf-fsdp1",
     ("hf", "deepspeed"): "hf-deepspeed",
+    ("megatron", "*"): "megatron",
+    ("llm_foundry", "fsdp1"): "llm-foundry",
     ("hf_fused", "none"): "hf-fused",
     ("hf_fused", "ddp"): "hf-fused",
     ("hf_fused", "fsdp1"): "hf-fused-fsdp1",
@@ -147,6 +150,16 @@ def _word(point: Point, column: str, known: Mapping[str, str]) -> str:
     return known[text]
 
 
+# The loss head of a stack whose points do not name one, where it is not the plain one.
+_DEFAULT_CROSS_ENTROPY = {"llm-foundry": "fused"}
+
+
+def _cross_entropy(point: Point, stack: str) -> str:
+    if not point["cross_entropy"] and stack in _DEFAULT_CROSS_ENTROPY:
+        return _DEFAULT_CROSS_ENTROPY[stack]
+    return _word(point, "cross_entropy", _CROSS_ENTROPY)
+
+
 def stack_of(point: Point) -> str:
     """Our stack for a point's stack and engine."""
     stack = point["stack"] or "hf"
@@ -168,6 +181,8 @@ def _zero_stage(point: Point) -> int:
 
 def _precision(point: Point, method: str, zero_stage: int) -> str:
     weight, autocast = point["weight_dtype"], point.flag("autocast")
+    if method != "full" and point["engine"] == "deepspeed":
+        return "bf16-mixed"
     if method != "full":
         return "bf16-mixed" if autocast else "bf16"
     if weight == "fp32":
@@ -214,7 +229,7 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
         lora_dropout=point.number("lora_dropout", float(settings.get("lora_dropout", "0"))),
         checkpointing=_word(point, "checkpointing", _CHECKPOINTING),
         attention="eager" if point["attention"] == "eager" else "flash",
-        cross_entropy=_word(point, "cross_entropy", _CROSS_ENTROPY),
+        cross_entropy=_cross_entropy(point, stack),
         optimizer=_word(point, "optimizer", _OPTIMIZERS),
         zero_stage=zero_stage,
         offload=_word(point, "offload", _OFFLOADS),
@@ -245,7 +260,9 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
         vision_kept_bytes=tower_bytes(point, shape, program, book) if shape.counts.vision else 0.0,
         vision_trained=point.flag("vision_trained"),
     )
-    return Match(scenario, book)
+    stages = {"first pp stage": 0, "last pp stage": 1}
+    said = [stage for words, stage in stages.items() if words in point["notes"].casefold()]
+    return Match(scenario, book, said[0] if said else None)
 
 
 def _layout(point: Point) -> Layout:

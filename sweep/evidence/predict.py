@@ -30,6 +30,8 @@ FIGURE_OF_MEASURE: Mapping[str, str] = {
 # Drivers keep back a little of what a card is sold with: usable share of the cards of the catalog.
 _USABLE_SHARE = 0.985
 
+_RUNNING_PHASES = ("p_forward", "p_loss", "p_top", "p_bottom", "p_end")
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -122,15 +124,25 @@ def training_figures(evaluation: Evaluation, match: Match, usable: float | None)
     smaller = max(0.0, min(loss, layer))
     several = match.scenario.gpus > 1
     share = constants["unshared_multi" if several else "unshared_single"]
-    cached = allocated + share * smaller + found["step_temporary"]
-    reserved = max(allocated, base + max(loss, layer) + share * smaller + found["step_temporary"])
-    reserved = min(reserved, cached)
+    running = max(found[name] for name in _RUNNING_PHASES)
+    reserved = max(allocated, running + share * smaller + found["step_temporary"])
     needed = found["device"]
     overhead = constants["context_bytes"] + (constants["comm_bytes"] if several else 0.0)
     if usable is not None:
         limit = usable - overhead
         reserved = max(allocated, min(reserved, limit))
     return Figures(allocated, reserved, reserved + overhead, needed, found)
+
+
+def _times(figures: Figures, gpus: int) -> Figures:
+    """The figures of all GPUs together, for a source that prints their sum."""
+    return Figures(
+        figures.allocated_bytes * gpus,
+        figures.reserved_bytes * gpus,
+        figures.device_bytes * gpus,
+        figures.needed_bytes * gpus,
+        figures.terms,
+    )
 
 
 def predict_point(point: Point, catalogs: Catalogs) -> Prediction:
@@ -141,14 +153,20 @@ def predict_point(point: Point, catalogs: Catalogs) -> Prediction:
         if point["task"] == "serve":
             return _predict_serving(point, catalogs, figure, usable)
         match = match_point(point, catalogs)
-        evaluation = evaluate_scenario(match.scenario, match.book)
+        evaluation = evaluate_scenario(match.scenario, match.book, stage=match.stage)
     except (Unpredictable, SweepError, ValueError) as error:
         return Prediction(point, point["stack"], None, figure, None, None, str(error))
     figures = training_figures(evaluation, match, usable)
+    if point["scope"] == "sum_all_gpus":
+        figures = _times(figures, match.scenario.gpus)
     stack = match.scenario.program.stack
     lineage = catalogs.stacks.stacks[stack].lineage
     band = catalogs.bands.find(lineage, match.scenario.program.method, _measured_by(point, figure))
-    fits = None if usable is None else figures.needed_bytes * band.high <= usable
+    fits = None
+    if usable is not None:
+        share = match.scenario.gpus if point["scope"] == "sum_all_gpus" else 1
+        memory = catalogs.bands.find(lineage, match.scenario.program.method, "allocated")
+        fits = figures.needed_bytes / share * memory.high <= usable
     return Prediction(point, stack, figures, figure, band, fits, "", match)
 
 
@@ -166,5 +184,6 @@ def _predict_serving(
     device = allocated + catalogs.stacks.stacks["hf"].constants["context_bytes"]
     figures = Figures(allocated, allocated, device, device, serving_terms(serving))
     band = catalogs.bands.find((serving.engine, "serving"), "serve", _measured_by(point, figure))
-    fits = None if usable is None else figures.needed_bytes * band.high <= usable
+    # A model spread over GPUs by a device map is summed over them.
+    fits = None if usable is None else figures.needed_bytes * band.high <= usable * serving.gpus
     return Prediction(point, serving.engine, figures, figure, band, fits, "")

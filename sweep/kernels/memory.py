@@ -44,6 +44,8 @@ ROOT_SHARD = _Q["ROOT_SHARD"]
 TRAINED = _Q["TRAINED"]
 GRADIENT_SHARE = _Q["GRADIENT_SHARE"]
 HELD = _Q["HELD"]
+LOSS_BUFFER = _Q["LOSS_BUFFER"]
+LAYER_BUFFER = _Q["LAYER_BUFFER"]
 
 
 @scalar
@@ -195,7 +197,7 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
 
 
 @scalar
-def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, shards):
+def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards):
     """Fill in what sharding keeps beside the states: buckets, gathered units, one being reduced [bytes].
 
     Source: torch DDP and DeepSpeed buckets; traced FSDP2 steps (docs/physics.md section 2).
@@ -216,6 +218,12 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, shards):
         root_trained = root_elements(case.trained, model.tied, tp, pp, stage)
         out[ROOT_GATHER] = root_frozen + gather * root_trained
         out[LAYER_GATHER] = layer_elements(case.layer_frozen_bytes, tp, ep) + gather * trained
+        if stack.live_elements > 0.0:
+            # Gathered parameters stay, up to a number of elements, whatever unit they are of.
+            everything = out[ROOT_GATHER] + model.layers * stage_share * out[LAYER_GATHER]
+            live = min(everything, 2.0 * stack.live_elements)
+            out[ROOT_GATHER] = max(out[ROOT_GATHER], live)
+            out[BUCKETS] = min(stack.bucket_elements, out[TRAINED]) * 2.0 * stack.bucket_bytes
         out[LAYER_REDUCE] = program.reduce_bytes * trained
 
 
@@ -328,12 +336,13 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     # A layer's own gradient is in its working set; the stack says how many layers are gathered.
     gathered = stack.backward_gathered_layers * out[LAYER_GATHER]
     reduced = stack.reduced_layers * out[LAYER_REDUCE]
-    layers = resting + buffers + gathered + reduced + out[FIXED] + out[RESIDUAL] + work
+    out[LOSS_BUFFER] = buffers + stack.loss_gathered_layers * out[LAYER_GATHER]
+    out[LAYER_BUFFER] = buffers + gathered + reduced
+    layers = resting + out[LAYER_BUFFER] + out[FIXED] + out[RESIDUAL] + work
     out[P_FORWARD] = 0.0
     out[P_LOSS] = 0.0
     if stage == 1 or pp == 1:
-        loss = resting + buffers + stack.loss_gathered_layers * out[LAYER_GATHER]
-        loss += out[FIXED] + out[HEAD_COPY]
+        loss = resting + out[LOSS_BUFFER] + out[FIXED] + out[HEAD_COPY]
         out[P_FORWARD] = loss + out[KEPT] + out[LOSS_FORWARD]
         out[P_LOSS] = loss + kept + out[LOSS_BACKWARD]
     below = out[LAYER_GRADIENT_LOCAL] + out[EMBED_GRADIENT] + out[ROOT_SHARD]
@@ -352,14 +361,14 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
 
 
 @scalar
-def device_total(allocated, resident, several, context, comm, single, multi):
-    """What the device shows above the allocated bytes: context, communicators, fragmentation [bytes].
+def device_total(allocated, several, context, comm, single, multi):
+    """What the device must hold: context, communicators, and blocks that cannot be given back [bytes].
 
-    Source: device minus allocated on A100s, fms-acceleration (stack_constants.csv).
+    Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
     """
     if several:
-        return allocated + context + multi * (allocated - resident) + comm
-    return allocated + context + single * (allocated - resident)
+        return allocated * (1.0 + multi) + context + comm
+    return allocated * (1.0 + single) + context
 
 
 @scalar
@@ -374,7 +383,7 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     stage_share = -(-model.layers // pp) / model.layers
     hidden_tokens = model.hidden * tokens / (tp if sequence_parallel == 1 else 1)
     resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards)
-    buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, shards)
+    buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards)
     activation_terms(
         out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
         stage_share, keep_a, keep_b,
@@ -384,6 +393,6 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
     phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage
     out[DEVICE] = device_total(
-        out[ALLOCATED], out[RESIDENT], several, stack.context_bytes, stack.comm_bytes,
+        out[ALLOCATED], several, stack.context_bytes, stack.comm_bytes,
         stack.fragmentation_single, stack.fragmentation_multi,
     )  # fmt: skip

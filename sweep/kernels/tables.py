@@ -168,6 +168,7 @@ class Stacks(NamedTuple):
     reduced_layers: np.ndarray
     holds_finished_layers: np.ndarray
     replicates_quantized: np.ndarray
+    live_elements: np.ndarray
     process_bytes: np.ndarray
     nvme_buffer_bytes: np.ndarray
     host_element_bytes: np.ndarray
@@ -347,6 +348,8 @@ class Quantity(IntEnum):
     TRAINED = 68  # elements of the rank
     GRADIENT_SHARE = 69  # of a rank's gradients that rest on the GPU
     HELD = 70  # what finished layers still hold at the end of backward
+    LOSS_BUFFER = 71  # buckets and gathered units while the loss runs
+    LAYER_BUFFER = 72  # the same while a layer runs backward
 
 
 QUANTITIES = len(Quantity)

@@ -1,0 +1,100 @@
+"""Bands from evidence: how far measured peaks lie from predicted ones, by stack, method and figure.
+
+About nine in ten points that played no part should fall inside. Points of one source and model are
+not independent, so each such cluster weighs the same, and few clusters widen the band.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sweep.evidence.predict import Prediction
+from sweep.evidence.validate import is_full_length, source_of
+from sweep.units import GIB
+
+# No band is narrower than this on either side, whatever the visible points say: rounding of printed
+# figures, library versions, the allocator's blocks.
+_FLOOR = {"allocated": 0.015, "reserved": 0.04, "device": 0.05, "unspecified": 0.08}
+_TAIL = 0.05
+_FEWEST_POINTS = 3
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One band and what it was derived from."""
+
+    stack: str
+    method: str
+    figure: str
+    low: float
+    high: float
+    points: int
+    clusters: int
+
+
+def _weighted_quantile(pairs: Sequence[tuple[float, float]], share: float) -> float:
+    ordered = sorted(pairs)
+    total = sum(weight for _, weight in ordered)
+    reached = 0.0
+    for value, weight in ordered:
+        reached += weight
+        if reached >= share * total:
+            return value
+    return ordered[-1][0]
+
+
+def calibrate(predictions: Iterable[Prediction]) -> list[Calibrated]:
+    """Bands of every (stack, method, figure) and (stack, any method, figure) with enough points."""
+    groups: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
+    for one in predictions:
+        measured, expected = one.point.measured_bytes, one.expected_bytes
+        if measured is None or expected is None or not is_full_length(one.point):
+            continue
+        figure = one.figure
+        if one.point["measure"] in ("", "unspecified"):
+            figure = "unspecified"
+        method = "serve" if one.point["task"] == "serve" else _method(one)
+        cluster = f"{source_of(one.point)} {one.point['model']}"
+        for named, ratio in [(figure, measured / expected), *_other_figures(one)]:
+            for name in (method, "*"):
+                groups.setdefault((one.stack, name, named), []).append((cluster, ratio))
+    return [
+        _band(key, members)
+        for key, members in sorted(groups.items())
+        if len(members) >= _FEWEST_POINTS
+    ]
+
+
+def _other_figures(one: Prediction) -> list[tuple[str, float]]:
+    """Ratios of the reserved and device figures a point states beside its peak."""
+    assert one.figures is not None
+    found = []
+    for column, named in (("reserved_gib", "reserved"), ("device_used_gib", "device")):
+        if one.point[column] and one.figure != named:
+            measured = one.point.number(column) * GIB
+            found.append((named, measured / one.figures.by_name(named)))
+    return found
+
+
+def _method(one: Prediction) -> str:
+    return one.match.scenario.program.method if one.match else one.point["method"]
+
+
+def _band(key: tuple[str, str, str], members: Sequence[tuple[str, float]]) -> Calibrated:
+    sizes: dict[str, int] = {}
+    for cluster, _ in members:
+        sizes[cluster] = sizes.get(cluster, 0) + 1
+    weighted = [(ratio, 1.0 / sizes[cluster]) for cluster, ratio in members]
+    floor = _FLOOR[key[2]]
+    # With one cluster the spread among sources is unknown: three times what is seen.
+    inflation = 1.0 + 2.0 / len(sizes)
+    below = inflation * (1.0 - _weighted_quantile(weighted, _TAIL))
+    above = inflation * (_weighted_quantile(weighted, 1.0 - _TAIL) - 1.0)
+    return Calibrated(
+        *key,
+        low=round(1.0 - max(floor, below), 3),
+        high=round(1.0 + max(floor, above), 3),
+        points=len(members),
+        clusters=len(sizes),
+    )
