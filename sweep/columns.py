@@ -104,6 +104,8 @@ _ALL = (
     _column("attention", "text", "", "Attention kernel: eager, flash."),
     _column("cross_entropy", "text", "", "Loss head: plain, fused, fused-linear."),
     _column("optimizer", "text", "", "Optimizer."),
+    _column("memory_low", "f64", "ratio", "Low end of the band of allocated peaks over predicted."),
+    _column("memory_high", "f64", "ratio", "High end of that band: verdicts are judged on it."),
     _column("global_batch", "u32", "sequences", "Sequences per optimizer step."),
     _column("zero_stage", "u8", "", "What data-parallel ranks share: ZeRO or FSDP stage 0 to 3."),
     _column("offload", "text", "", "What moves to host RAM or NVMe between uses."),
@@ -164,7 +166,15 @@ _ALL = (
         "Passes per optimizer step: global_batch / (micro_batch dp).",
     ),
     _column("verdict_text", "text", "", "The verdict in words, deadline (and budget) included."),
-    _column("peak_gib", "f64?", "GiB", "Peak memory of the fullest GPU."),
+    _column(
+        "peak_gib",
+        "f64?",
+        "GiB",
+        "Memory the fullest GPU must have: allocated_high_gib, lost blocks, context, communicators.",
+    ),
+    _column("allocated_gib", "f64?", "GiB", "Peak of the fullest GPU's allocated tensors."),
+    _column("allocated_low_gib", "f64?", "GiB", "Low end of its band: allocated x memory_low."),
+    _column("allocated_high_gib", "f64?", "GiB", "High end of its band: allocated x memory_high."),
     _column("usable_gib", "f64", "GiB", "Memory of one GPU that a process can use."),
     _column("limit_gib", "f64", "GiB", "usable_gib less the headroom that must stay free."),
     _column("headroom_gib", "f64?", "GiB", "usable_gib - peak_gib; negative if it does not fit."),
@@ -227,6 +237,10 @@ _ALL = (
     _column("closest_by", "text", "", "What this row minimises among what that limit rejected."),
     _column("place", "i32", "", "Order of a question's near misses: likeliest to be given way on."),
     _column("on_spot", "bool", "", "The row counts for interruptible offers alone."),
+    _column("rule", "text", "", "Rule of thumb, by its key (`sweep estimate --estimators`)."),
+    _column("low_gib", "f64", "GiB", "Memory of one GPU by that rule: the least of its range."),
+    _column("expected_gib", "f64", "GiB", "Memory of one GPU by that rule: the middle."),
+    _column("high_gib", "f64", "GiB", "Memory of one GPU by that rule: the most of its range."),
     _column("miss", "text", "", "What the row is nearest in, of all that has no answer."),
 )
 COLUMNS: dict[str, Column] = {column.name: column for column in _ALL}
@@ -240,7 +254,7 @@ def _names(text: str) -> tuple[str, ...]:
 _KNOBS = _names(
     "stack precision quantization lora_rank lora_target lora_dropout checkpointing attention "
     "cross_entropy optimizer global_batch zero_stage offload tp pp cp ep sequence_parallel "
-    "micro_batch"
+    "micro_batch memory_low memory_high"
 )
 FACTS = "facts"
 TABLES: dict[str, tuple[str, ...]] = {
@@ -290,7 +304,8 @@ _SCENARIO = _names(
     "question workload setup shape knob task model method seq_len images_per_sample image_size "
     "train_tokens train_text_gb gpu gpus_per_node node_count gpu_count verdict_text hours "
     "node_hours train_hours steps tokens_per_s tokens_per_s_per_gpu peak_gib usable_gib limit_gib "
-    "headroom_gib stack precision quantization lora_rank lora_target lora_dropout checkpointing "
+    "headroom_gib allocated_gib allocated_low_gib allocated_high_gib stack precision quantization "
+    "lora_rank lora_target lora_dropout checkpointing "
     "attention cross_entropy optimizer global_batch micro_batch dp gradient_accumulation "
     "zero_stage offload tp pp cp ep sequence_parallel cpu_cores_needed cpu_cores cpu_ok "
     "host_ram_needed_gib host_ram_gib host_ram_ok disk_needed_gb local_nvme_gb disk_ok "
@@ -330,6 +345,13 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
             *_names("offer provider instance_type region price_model usd_per_hour as_of source"),
             *_names("usd over_budget"),
             *_SHORT,
+        ),
+    ),
+    "rules_of_thumb": (
+        "What rules of thumb say of each scenario's memory, beside our figure.",
+        _names(
+            "question setup knob model method gpu gpu_count allocated_gib rule low_gib expected_gib "
+            "high_gib"
         ),
     ),
     "best_by_shape": (

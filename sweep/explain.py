@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sweep.catalogs import Catalogs, load_catalogs
-from sweep.catalogs.stacks import StackBook
+from sweep.catalogs.stacks import DtypeRule, StackBook
 from sweep.errors import RunError, nearest
+from sweep.evidence.estimators import ESTIMATORS, estimate_all
+from sweep.evidence.tables import subject_of_scenario
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import COMPUTE_DTYPES, PROGRAM_COLUMNS, Program, rule_of
 from sweep.plan.questions import image_tokens, named_model, vision_forward_flop
@@ -19,6 +21,7 @@ from sweep.scenario import Evaluation, Scenario, evaluate_scenario
 from sweep.units import GBIT_PER_S_BYTES, GIB, HOUR_S
 
 _PAGE = "docs/physics.md"
+_WEIGHT_BITS = {"bf16": 16.0, "fp32": 32.0, "nf4": 4.0}
 _TRACE = "hf-trace-2026: traced steps, layer_forms.csv"
 
 
@@ -84,6 +87,32 @@ def _shown(term: Term) -> str:
     if term.unit == "usd":
         return f"{term.value:,.2f} USD"
     return f"{term.value:,.4g} {term.unit}".rstrip()
+
+
+def band_terms(found: Evaluation, scenario: Scenario, book: StackBook) -> list[Term]:
+    """The band of the allocated peak: where about nine in ten measured ones lie."""
+    band = book.memory_band(scenario.program.stack, scenario.program.method)
+    peak = found.quantities["allocated"]
+    source = f"memory_bands.csv: {band.basis}, {band.points} points of {band.stack}"
+    return [
+        Term("band", "low", peak * band.low, "bytes", "allocated peak x low", source),
+        Term("band", "expected", peak, "bytes", "allocated peak", source),
+        Term("band", "high", peak * band.high, "bytes", "allocated peak x high", source),
+    ]
+
+
+def rule_terms(scenario: Scenario, rule: DtypeRule) -> list[Term]:
+    """What rules of thumb say of the same scenario, the middle of each range."""
+    subject = subject_of_scenario(scenario, _WEIGHT_BITS[rule.weight_dtype])
+    terms = []
+    for key, said in estimate_all(subject).items():
+        estimator = ESTIMATORS[key]
+        if isinstance(said, tuple):
+            terms.append(
+                Term("rules of thumb", estimator.title, said[1], "bytes", estimator.formula,
+                     estimator.source)
+            )  # fmt: skip
+    return terms
 
 
 def scenario_of(
@@ -503,6 +532,8 @@ def explain_scenario(
     rates = rates_of(row, catalogs)
     dtype = COMPUTE_DTYPES.index(rule.compute_dtype)
     terms = memory_terms(found, headroom, rates.usable_bytes)
+    terms += band_terms(found, scenario, book)
+    terms += rule_terms(scenario, rule)
     terms += time_terms(found, rates, dtype)
     step_s = found.step_seconds(rates, dtype)
     if row.get("steps") is not None and rates.peaks[dtype] is not None:

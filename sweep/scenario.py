@@ -114,7 +114,12 @@ def evaluate_scenario(
         scenario.dp, tp, pp, cp, ep, int(sequence),
     )  # fmt: skip
     names = {quantity.name.lower(): float(out[quantity]) for quantity in Quantity}
-    if stage is not None and out[Quantity.STAGE] != stage and other[Quantity.STAGE] == stage and pp > 1:
+    if (
+        stage is not None
+        and out[Quantity.STAGE] != stage
+        and other[Quantity.STAGE] == stage
+        and pp > 1
+    ):
         memory = range(Quantity.DEVICE + 1)
         names |= {Quantity(index).name.lower(): float(other[index]) for index in memory}
     return Evaluation(names, case, tuple(basis), out)

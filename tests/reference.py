@@ -167,13 +167,13 @@ def stages(sc: Scenario) -> list[Stage]:
     return [stage(sc, "first", True, False), stage(sc, "last", False, True)]
 
 
-def replicates(sc: Scenario) -> bool:
-    """Whether adapters and the scales of a quantised base stay whole at stage 3."""
-    return bool(sc["stack"]["replicates_quantized"]) and sc["rule"]["dequant_bytes"] > 0
+def replicates_adapters(sc: Scenario) -> bool:
+    """Whether the adapters of a quantised base stay whole at stage 3."""
+    return bool(sc["stack"]["replicates_adapters"]) and sc["rule"]["dequant_bytes"] > 0
 
 
 def sharded_elements(sc: Scenario, st: Stage) -> float:
-    if replicates(sc):
+    if replicates_adapters(sc):
         return whole_elements(st)
     return st.trained / shards(sc) + st.trained_expert / expert_shards(sc)
 
@@ -191,7 +191,7 @@ def weights(sc: Scenario, st: Stage) -> float:
 def frozen(sc: Scenario, st: Stage) -> float:
     if sc["knobs"]["zero_stage"] == 3:
         held = st.frozen / shards(sc) + st.frozen_expert / expert_shards(sc)
-        if replicates(sc):
+        if sc["stack"]["replicates_scales"]:
             scales = sc["model"]["scale_bytes"] * stage_share(sc) / sc["knobs"]["tp"]
             held += scales * (1 - 1 / shards(sc))
         return held
@@ -261,7 +261,7 @@ def root_gather(sc: Scenario, st: Stage) -> float:
         return 0.0
     live = 2 * sc["stack"]["live_elements"]
     everything = st.root_gather + sc["model"]["layers"] * stage_share(sc) * layer_gather(sc)
-    return max(st.root_gather, min(everything, live))
+    return max(sc["stack"]["root_gather_copies"] * st.root_gather, min(everything, live))
 
 
 def layer_gather(sc: Scenario) -> float:
@@ -363,11 +363,16 @@ def inflight(sc: Scenario, st: Stage) -> float:
 
 
 def grads_before(sc: Scenario, st: Stage) -> float:
-    return resident_grads(sc, st) if accumulation(sc) > 1 else 0.0
+    return resident_grads(sc, st) if gradients_stay(sc) else 0.0
+
+
+def gradients_stay(sc: Scenario) -> bool:
+    """Whether gradients are there from the start of a micro-batch."""
+    return accumulation(sc) > 1 or bool(sc["stack"]["keeps_gradients"])
 
 
 def grads_during(sc: Scenario, st: Stage) -> float:
-    return 0.0 if accumulation(sc) > 1 else resident_grads(sc, st)
+    return 0.0 if gradients_stay(sc) else resident_grads(sc, st)
 
 
 def next_pow2(number: int) -> int:
@@ -465,7 +470,7 @@ def root_grad(sc: Scenario, st: Stage) -> float:
     """Gradients the head has left when the layers' backward begins."""
     if sc["knobs"]["zero_stage"] == 3:
         return root_open(sc, st)
-    if accumulation(sc) > 1 or optimizer_offloaded(sc):
+    if gradients_stay(sc) or optimizer_offloaded(sc):
         return 0.0
     return sc["rule"]["grad_bytes"] * head_trained_rank(sc, st) / grad_division(sc)
 
@@ -512,6 +517,9 @@ def phases(sc: Scenario, st: Stage) -> dict[str, float]:
     """The allocated bytes of each phase that a stage goes through."""
     held = resident(sc, st) + grads_before(sc, st)
     at_loss = held + loss_buffer(sc, st) + fixed(sc) + head_copy(sc)
+    if sc["knobs"]["tp"] > 1:
+        whole = sc["model"]["hidden_size"] * tokens(sc)
+        at_loss += sc["stack"]["whole_hidden_bytes"] * whole
     at_layers = held + layer_buffer(sc, st) + fixed(sc) + working_set(sc)
     at_layers += sc["rule"]["residual_bytes"] * hidden_tokens(sc)
     in_flight, kept = inflight(sc, st), keep(sc, prime=True)
@@ -537,7 +545,8 @@ def device_bytes(sc: Scenario, st: Stage) -> float:
     peak = max(phases(sc, st).values())
     fragmentation = stack["fragmentation_multi" if several else "fragmentation_single"]
     comm = stack["comm_bytes"] if several else 0.0
-    return peak * (1 + fragmentation) + stack["context_bytes"] + comm
+    highest = peak * sc["rule"]["memory_high"]
+    return highest * (1 + fragmentation) + stack["context_bytes"] + comm
 
 
 def allowed_device_bytes(sc: Scenario) -> float:

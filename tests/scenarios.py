@@ -124,6 +124,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
             "attention": program.attention,
             "temp_element_bytes": optimizer.temp_weight_multiple * weight,
             "temp_tensor_bytes": optimizer.temp_tensor_bytes,
+            "memory_high": book.memory_band(program.stack, program.method).high,
             "traffic_bytes": optimizer.traffic_passes * per["state_dtype_bytes"],
             "recompute_matmul": matmul,
             "recompute_attention": attention,

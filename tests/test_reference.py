@@ -19,6 +19,7 @@ FULL_BF16 = {
     "layers_trained": 1, "cross_entropy": "plain", "checkpointing": "full", "attention": "flash",
     "temp_element_bytes": 0, "temp_tensor_bytes": 0, "traffic_bytes": 14, "recompute_matmul": 1,
     "recompute_attention": 1, "recompute_elementwise": 1, "dequant_bytes": 0,
+    "memory_high": 1,
 }  # fmt: skip
 STACK = {
     "vocab_parallel_loss": False, "context_bytes": 100, "comm_bytes": 50,
@@ -28,7 +29,8 @@ STACK = {
     "kernels_per_layer": 10, "kernel_s": 0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5,
     "tp_exposed": 0.5, "dp_exposed": 0.25, "latency_s": 0.5, "host_traffic_bytes": 28,
     "transfer_bytes": 6, "loss_gathered_layers": 1, "backward_gathered_layers": 2,
-    "reduced_layers": 1, "holds_finished_layers": 0, "replicates_quantized": 0, "live_elements": 0,
+    "reduced_layers": 1, "holds_finished_layers": 0, "replicates_scales": 0, "replicates_adapters": 0,
+    "root_gather_copies": 1, "keeps_gradients": 0, "whole_hidden_bytes": 0, "live_elements": 0,
 }  # fmt: skip
 SETUP = {
     "gpus": 1, "gpus_per_node": 1, "usable_bytes": 1e6, "memory_headroom": 0.0,

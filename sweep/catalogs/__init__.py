@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sweep.catalogs.bands import BandBook
     from sweep.catalogs.evidence_settings import EvidenceSetting
     from sweep.catalogs.hardware import Gpu
     from sweep.catalogs.models import Model
@@ -28,12 +27,10 @@ class Catalogs:
     rates: list[Rate]
     stacks: StackBook
     evidence_settings: tuple[EvidenceSetting, ...]
-    bands: BandBook
 
 
 def load_catalogs(user_folders: Sequence[Path] = ()) -> Catalogs:
     """Load every catalog a plan needs; raises one CatalogError naming all problems."""
-    from sweep.catalogs.bands import load_bands
     from sweep.catalogs.evidence_settings import load_evidence_settings
     from sweep.catalogs.folder import catalog_folders
     from sweep.catalogs.hardware import load_gpus
@@ -55,7 +52,5 @@ def load_catalogs(user_folders: Sequence[Path] = ()) -> Catalogs:
     problems += more
     settings, more = load_evidence_settings(folders)
     problems += more
-    bands, more = load_bands(folders)
-    problems += more
     raise_if(problems)
-    return Catalogs(folders, models, gpus, offers, rates, stacks, settings, bands)
+    return Catalogs(folders, models, gpus, offers, rates, stacks, settings)

@@ -23,6 +23,7 @@ FEATURES: tuple[str, ...] = (
     "E*h", "E*fe", "E*fe*h", "h*fs", "h*dr", "h*nq*dv", "h*rkv", "h*rq",
     "r*dr", "r*nq*dn", "r*nq*dr", "r*nq*dv", "r*rkv", "r*rq",
     "rkv*nq*dn", "rkv*nq*dv", "rq*nq*dn", "rq*nq*dr",
+    "T*hw",  # a hidden state that no parallelism divides
 )  # fmt: skip
 FEATURE_INDEX: Mapping[str, int] = {name: index for index, name in enumerate(FEATURES)}
 TOKEN_FEATURES = tuple(name.startswith("T") for name in FEATURES)
@@ -55,20 +56,28 @@ class LayerVariant(NamedTuple):
 
 
 class KernelChange(NamedTuple):
-    """What a kernel makes a layer keep more or less than the eager layer; "" fits any value."""
+    """What kernels make a layer keep more or less than the eager layer; "" fits any value.
+
+    With `replaces` the layer keeps just `keep`. `checkpointing` "selective" changes what that mode
+    keeps; "" what a layer keeps without checkpointing, and so what recomputing it makes live again.
+    """
 
     name: str
     method: str
-    family: str
+    mlp: str
+    lora_target: str
     dropout: bool | None
+    checkpointing: str
+    replaces: bool
     keep: Form
 
-    def fits(self, variant: LayerVariant) -> bool:
-        """Whether it changes a variant."""
+    def fits(self, variant: LayerVariant, mlp: str) -> bool:
+        """Whether it changes a variant whose MLP is `mlp` (gated, plain, experts)."""
         return (
             self.name in variant.kernels.split("+")
             and self.method in ("", variant.method)
-            and self.family in ("", variant.family)
+            and self.mlp in ("", mlp)
+            and self.lora_target in ("", variant.lora_target)
             and self.dropout in (None, variant.dropout)
         )
 
@@ -140,8 +149,11 @@ _VARIANT_COLUMNS = tuple(name for name in LayerVariant._fields if name != "kerne
 _CHANGE_COLUMNS = (
     Column("kernels", str, required=True),
     Column("method", str, vocabulary=("full", "lora", "qlora")),
-    Column("family", str),
+    Column("mlp", str, vocabulary=("gated", "plain", "experts")),
+    Column("lora_target", str),
     Column("dropout", bool),
+    Column("checkpointing", str, vocabulary=("selective",)),
+    Column("replaces", bool, required=True),
     Column("keep", str, required=True),
     Column("source", str, required=True),
     Column("locator", str),
@@ -154,7 +166,7 @@ def load_kernel_changes(
     folders: Sequence[Path],
 ) -> tuple[tuple[KernelChange, ...], list[Problem]]:
     """What kernels change in a layer's kept bytes (kernel_changes.csv), and every problem."""
-    key = ("kernels", "method", "family", "dropout")
+    key = ("kernels", "method", "mlp", "lora_target", "dropout", "checkpointing")
     rows, problems = read_catalog(folders, "kernel_changes.csv", _CHANGE_COLUMNS, key)
     changes = []
     for row in rows:
@@ -165,11 +177,9 @@ def load_kernel_changes(
             allowed = "terms like '- 8 T*h' of " + ", ".join(FEATURES)
             problems.append(Problem(where, "form", str(error), allowed))
             continue
-        changes.append(
-            KernelChange(
-                row["kernels"], row["method"] or "", row["family"] or "", row["dropout"], keep
-            )
-        )
+        words = (row[name] or "" for name in ("kernels", "method", "mlp", "lora_target"))
+        mode = row["checkpointing"] or ""
+        changes.append(KernelChange(*words, row["dropout"], mode, row["replaces"], keep))
     return tuple(changes), problems
 
 
@@ -360,10 +370,7 @@ class FormBook:
                 keep[name] = min(coefficient, most)
         extra = _add(keep, {"T*h": 2.0}, -1.0)
         backward = tuple(
-            _add(form, extra, -1.0)
-            if _holds_mlp(form)
-            else form
-            for form in full.backward
+            _add(form, extra, -1.0) if _holds_mlp(form) else form for form in full.backward
         )
         return LayerForms(
             _add(full.keep, extra), full.forward, backward, "derived: selective-op policy"
@@ -481,17 +488,29 @@ class FormBook:
         eager = self.resolve(variant._replace(kernels=""))
         if eager is None:
             return None
-        changes = [change for change in self._changes if change.fits(variant)]
-        keep, backward, forward = eager.keep, eager.backward, eager.forward
+        mlp = self._mlp_of[variant.family]
+        changes = [change for change in self._changes if change.fits(variant, mlp)]
+        if not changes:
+            return eager
+        whole = self.resolve(variant._replace(kernels="", checkpointing="none"))
+        if whole is None:
+            return None
+        keep = whole.keep
         for change in changes:
-            if variant.checkpointing == "none":
+            if change.checkpointing == "":
+                keep = change.keep if change.replaces else _add(keep, change.keep)
+        delta = _add(keep, whole.keep, -1.0)
+        backward = eager.backward
+        if variant.checkpointing != "none":
+            keep = eager.keep
+            backward = tuple(
+                _add(form, delta) if _holds_mlp(form) else form for form in eager.backward
+            )
+        for change in changes:
+            if change.checkpointing and change.checkpointing == variant.checkpointing:
                 keep = _add(keep, change.keep)
-            else:
-                backward = tuple(
-                    _add(form, change.keep) if _holds_mlp(form) else form for form in backward
-                )
-        basis = f"{eager.basis}, with the kernels' changes" if changes else eager.basis
-        return LayerForms(keep, forward, backward, basis)
+        basis = f"{eager.basis}, with the changes of {variant.kernels}"
+        return LayerForms(keep, eager.forward, backward, basis)
 
     def _recompute(self, variant: LayerVariant) -> LayerForms | None:
         """Recomputing a layer with a frozen MLP: all it would keep, and its backward on top.
@@ -502,11 +521,7 @@ class FormBook:
         mine = self.resolve(variant._replace(checkpointing="none"))
         if mine is None:
             return None
-        backward = tuple(
-            _add(mine.keep, form)
-            for form in mine.backward
-            if _holds_mlp(form)
-        )
+        backward = tuple(_add(mine.keep, form) for form in mine.backward if _holds_mlp(form))
         fp32_stream = variant.kbit_prep and variant.autocast
         keep = {"T*h": 4.0 if fp32_stream else 2.0}
         return LayerForms(keep, mine.forward, backward + mine.forward, "derived: recomputed layer")

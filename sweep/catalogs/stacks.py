@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep import vocabulary
+from sweep.catalogs.bands import Band, BandBook, load_bands
 from sweep.catalogs.folder import read_catalog
 from sweep.catalogs.hardware import Gpu, split_list
 from sweep.catalogs.layer_forms import FormBook, load_kernel_changes, load_layer_forms
@@ -27,7 +28,12 @@ CONSTANTS: Mapping[str, str] = {
     "backward_gathered_layers": "layers",
     "reduced_layers": "layers",
     "holds_finished_layers": "share",
-    "replicates_quantized": "share",
+    "replicates_scales": "share",
+    "replicates_adapters": "share",
+    "root_gather_copies": "copies",
+    "keeps_gradients": "share",
+    "whole_hidden_bytes": "bytes",
+    "reserved_logit_bytes": "bytes",
     "live_elements": "elements",
     "unshared_single": "share",
     "unshared_multi": "share",
@@ -284,7 +290,12 @@ class StackBook:
     fused_family_of: Mapping[str, str]
     forms: FormBook
     efficiencies: Mapping[str, Efficiency]
-    releases: tuple[Release, ...] = ()
+    releases: tuple[Release, ...]
+    bands: BandBook
+
+    def memory_band(self, stack: str, method: str, figure: str = "allocated") -> Band:
+        """How far the measured peaks of a stack and method lie from the predicted ones."""
+        return self.bands.find(self.stacks[stack].lineage, method, figure)
 
     def release(self, stack: str, cross_entropy: str, number: tuple[int, ...]) -> Release | None:
         """What a release did otherwise than the current one, None when nothing is known to differ."""
@@ -346,7 +357,7 @@ def _load_stacks(folders: Sequence[Path]) -> tuple[dict[str, Stack], list[Proble
             where = f"{row['_path']}:{row['_line']}, unit"
             problems.append(Problem(where, "unit", repr(row["unit"]), CONSTANTS[row["name"]]))
         constants.setdefault(row["stack"], {})[row["name"]] = row["value"]
-    stacks = {}
+    stacks: dict[str, Stack] = {}
     for row in rows:
         supports = {}
         for name in _LISTS:
@@ -369,7 +380,15 @@ def _load_stacks(folders: Sequence[Path]) -> tuple[dict[str, Stack], list[Proble
                     Problem(where, f"stack {key}", f"no {name}", "a row in stack_constants.csv")
                 )
         flags = {name: row[name] for name in _FLAGS}
-        stacks[key] = Stack(key, row["title"], lineage, row["kernels"] or "", supports, flags, constants.get(key, {}))
+        stacks[key] = Stack(
+            key,
+            row["title"],
+            lineage,
+            row["kernels"] or "",
+            supports,
+            flags,
+            constants.get(key, {}),
+        )
     return stacks, problems
 
 
@@ -433,9 +452,8 @@ def _inherit(
     """Fill in what a stack takes over from the stack it extends."""
     for key, stack in stacks.items():
         for parent in stack.lineage[1:]:
-            for (owner, *rest), rule in list(rules.items()):
+            for (owner, method, precision, stage), rule in list(rules.items()):
                 if owner == parent:
-                    method, precision, stage = rest
                     rules.setdefault((key, method, precision, stage), rule)
             for (owner, cross_entropy), head in list(heads.items()):
                 if owner == parent:
@@ -478,6 +496,8 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
     }
     _inherit(stacks, rules, heads)
     releases, more = _load_releases(folders)
+    problems += more
+    bands, more = load_bands(folders)
     problems += more
     families = {row["family"]: row for row in family_rows}
     for row in architecture_rows:
@@ -522,6 +542,7 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
             changes,
         ),
         releases=releases,
+        bands=bands,
         efficiencies={
             row["gpu"]: Efficiency(
                 row["matmul_share"], row["attention_share"], split_list(row["assumed"])

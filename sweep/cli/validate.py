@@ -39,7 +39,9 @@ def command(points: Path | None, estimators: bool, worst: int, as_json: bool) ->
         predict_point(point, catalogs) for point in read_evidence(points, catalogs)
     ]
     if as_json:
-        found: dict[str, Any] = summary_values(predictions, estimators=estimators, worst_count=worst)
+        found: dict[str, Any] = summary_values(
+            predictions, estimators=estimators, worst_count=worst
+        )
         write_json(found)
         return
     out = console()

@@ -12,6 +12,7 @@ from sweep.catalogs.models import Model
 from sweep.catalogs.stacks import StackBook, parse_release
 from sweep.evidence.names import resolve_architecture
 from sweep.evidence.points import Point, Unpredictable
+from sweep.evidence.stack_words import compiles_loss, with_words as _with_words
 from sweep.evidence.towers import tower_bytes
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import Program, rule_of
@@ -37,6 +38,24 @@ _STACKS: Mapping[tuple[str, str], str] = {
     ("hf", "deepspeed"): "hf-deepspeed",
     ("megatron", "*"): "megatron",
     ("llm_foundry", "fsdp1"): "llm-foundry",
+    ("torchtitan", "fsdp2"): "torchtitan",
+    ("litgpt", "none"): "litgpt",
+    ("torchtune", "none"): "torchtune",
+    ("torchtune", "fsdp2"): "torchtune",
+    ("fsdp_qlora", "fsdp1"): "fsdp-qlora",
+    ("fsdp_qlora", "none"): "fsdp-qlora",
+    ("fsdp_qlora", "ddp"): "fsdp-qlora",
+    # Trainers that run Transformers models under the same engines.
+    ("axolotl", "none"): "hf",
+    ("llamafactory", "none"): "hf",
+    ("llamafactory", "deepspeed"): "hf-deepspeed",
+    ("trl", "none"): "hf",
+    ("nemo_automodel", "none"): "hf",
+    ("nemo_automodel", "fsdp2"): "hf",
+    ("xtuner", "fsdp2"): "hf",
+    ("hf_liger", "none"): "hf-liger",
+    ("hf_liger", "ddp"): "hf-liger",
+    ("unsloth", "none"): "unsloth",
     ("hf_fused", "none"): "hf-fused",
     ("hf_fused", "ddp"): "hf-fused",
     ("hf_fused", "fsdp1"): "hf-fused-fsdp1",
@@ -67,7 +86,7 @@ _OPTIMIZERS: Mapping[str, str] = {
     "none": "none",
 }
 _CHECKPOINTING = {
-    "none": "none", "": "none", "full": "full", "selective": "selective",
+    "none": "none", "full": "full", "selective": "selective",
     "selective_op": "selective",
 }  # fmt: skip
 _CROSS_ENTROPY = {
@@ -154,7 +173,21 @@ def _word(point: Point, column: str, known: Mapping[str, str]) -> str:
 _DEFAULT_CROSS_ENTROPY = {"llm-foundry": "fused"}
 
 
+def _stack_variant(point: Point, stack: str) -> str:
+    if stack == "torchtitan" and point.whole("tp", 1) > 1:
+        return "torchtitan-tp"
+    return stack
+
+
+def _optimizer(point: Point, stack: str) -> str:
+    found = _word(point, "optimizer", _OPTIMIZERS)
+    # torchtitan asks for the fused implementation by default.
+    return "adamw-fused" if stack.startswith("torchtitan") and found == "adamw-foreach" else found
+
+
 def _cross_entropy(point: Point, stack: str) -> str:
+    if stack.startswith("torchtitan") and compiles_loss(point):
+        return "chunked"
     if not point["cross_entropy"] and stack in _DEFAULT_CROSS_ENTROPY:
         return _DEFAULT_CROSS_ENTROPY[stack]
     return _word(point, "cross_entropy", _CROSS_ENTROPY)
@@ -208,10 +241,12 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
     if model is None:
         raise Unpredictable(f"no architecture in the catalog for model {point['model']!r}")
     method = _word(point, "method", _METHODS)
+    if point["stack"] == "litgpt" and point.flag("autocast"):
+        raise Unpredictable("litgpt under bf16-mixed (fp32 weights) is not modelled")
     stack = stack_of(point)
     settings = settings_of(point, catalogs)
     zero_stage = _zero_stage(point)
-    for column in ("micro_batch", "seq_len"):
+    for column in ("micro_batch", "seq_len", "checkpointing"):
         if not point[column]:
             raise Unpredictable(f"{column} is not known")
     quantization = "none"
@@ -219,6 +254,7 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
         quantization = _word(point, "weight_dtype", _QUANTIZATIONS)
         if quantization == "nf4" and point.flag("double_quant"):
             quantization = "nf4-double"
+    stack = _stack_variant(point, stack)
     program = Program(
         method=method,
         stack=stack,
@@ -230,14 +266,14 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
         checkpointing=_word(point, "checkpointing", _CHECKPOINTING),
         attention="eager" if point["attention"] == "eager" else "flash",
         cross_entropy=_cross_entropy(point, stack),
-        optimizer=_word(point, "optimizer", _OPTIMIZERS),
+        optimizer=_optimizer(point, stack),
         zero_stage=zero_stage,
         offload=_word(point, "offload", _OFFLOADS),
     )
     if stack not in catalogs.stacks.stacks:
         raise Unpredictable(f"stack {stack} is not in the catalog")
     book = _book_for(point, program, catalogs.stacks)
-    book = _with_extras(book, point, program, model)
+    book = _with_extras(book, point, program, model, settings)
     if release := _release(point, settings):
         book = _with_release(book, program, model, release)
     layout = _layout(point)
@@ -269,10 +305,14 @@ def _layout(point: Point) -> Layout:
     tp, pp = point.whole("tp", 1), point.whole("pp", 1)
     cp, ep = point.whole("cp", 1), point.whole("ep", 1)
     words = point["parallelism"].casefold()
-    return Layout(tp, pp, cp, ep, tp > 1 and ("sequence parallel" in words or "sp" in words))
+    said = "sequence parallel" in words or re.search(r"\bsp\b", words) is not None
+    return Layout(tp, pp, cp, ep, tp > 1 and (said or point["stack"] == "torchtitan"))
 
 
 def _shape(point: Point, model: Model, method: str) -> ModelShape:
+    if point["stack"] == "litgpt" and model.tie_word_embeddings:
+        # LitGPT keeps a head of its own.
+        model = dataclasses.replace(model, tie_word_embeddings=False, published_total=None)
     shape = model_shape(model)
     if shape.counts.vision and not point["images"]:
         # A step on text alone: the published traces and measurements train the language model.
@@ -347,7 +387,9 @@ def _with_release(
     return dataclasses.replace(book, loss_heads=heads, stacks={**book.stacks, stack.key: stack})
 
 
-def _with_extras(book: StackBook, point: Point, program: Program, model: Model) -> StackBook:
+def _with_extras(
+    book: StackBook, point: Point, program: Program, model: Model, settings: Mapping[str, str]
+) -> StackBook:
     """The catalog with what a point does beyond a program: masters, kept outputs, no resharding."""
     if point.flag("master_weights"):
         key = (program.stack, program.method, program.precision, program.zero_stage)
@@ -380,13 +422,15 @@ def _with_extras(book: StackBook, point: Point, program: Program, model: Model) 
         kernels = "+".join(name for name in (stack.kernels, "padding-mask") if name)
         stack = dataclasses.replace(stack, kernels=kernels)
         book = dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
+    book = _with_words(book, point, program, model, settings)
     if never_reshards:
         stack = book.stacks[program.stack]
         layers = float(model.num_hidden_layers)
         constants = {
             **stack.constants,
-            "loss_gathered_layers": layers,
-            "backward_gathered_layers": layers,
+            # Those that a prefetching stack counts beyond the layer in work stay counted.
+            "loss_gathered_layers": stack.constants["loss_gathered_layers"] + layers - 2.0,
+            "backward_gathered_layers": stack.constants["backward_gathered_layers"] + layers - 2.0,
         }
         stack = dataclasses.replace(stack, constants=constants)
         book = dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
@@ -399,8 +443,4 @@ def _kbit_prepared(point: Point) -> bool:
     if point["kind"] == "traced":
         return False
     words = (point["notes"] + " " + point["framework"]).casefold()
-    if "no fp32 upcast" in words or "autogptq" in words:
-        return False
-    return True
-
-
+    return not ("no fp32 upcast" in words or "autogptq" in words)

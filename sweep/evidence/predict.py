@@ -126,6 +126,10 @@ def training_figures(evaluation: Evaluation, match: Match, usable: float | None)
     share = constants["unshared_multi" if several else "unshared_single"]
     running = max(found[name] for name in _RUNNING_PHASES)
     reserved = max(allocated, running + share * smaller + found["step_temporary"])
+    # Logits that fit no freed block, where a stack's replayed allocator shows them.
+    model = match.scenario.shape.model
+    logits = constants["reserved_logit_bytes"] * model.vocab_size * found["tokens"]
+    reserved += min(logits, max(0.0, found["loss_backward"]))
     needed = found["device"]
     overhead = constants["context_bytes"] + (constants["comm_bytes"] if several else 0.0)
     if usable is not None:
@@ -160,13 +164,13 @@ def predict_point(point: Point, catalogs: Catalogs) -> Prediction:
     if point["scope"] == "sum_all_gpus":
         figures = _times(figures, match.scenario.gpus)
     stack = match.scenario.program.stack
-    lineage = catalogs.stacks.stacks[stack].lineage
-    band = catalogs.bands.find(lineage, match.scenario.program.method, _measured_by(point, figure))
+    band = catalogs.stacks.memory_band(
+        stack, match.scenario.program.method, _measured_by(point, figure)
+    )
     fits = None
     if usable is not None:
         share = match.scenario.gpus if point["scope"] == "sum_all_gpus" else 1
-        memory = catalogs.bands.find(lineage, match.scenario.program.method, "allocated")
-        fits = figures.needed_bytes / share * memory.high <= usable
+        fits = figures.needed_bytes / share <= usable
     return Prediction(point, stack, figures, figure, band, fits, "", match)
 
 
@@ -183,7 +187,9 @@ def _predict_serving(
     allocated = serving_peak_bytes(serving)
     device = allocated + catalogs.stacks.stacks["hf"].constants["context_bytes"]
     figures = Figures(allocated, allocated, device, device, serving_terms(serving))
-    band = catalogs.bands.find((serving.engine, "serving"), "serve", _measured_by(point, figure))
+    band = catalogs.stacks.bands.find(
+        (serving.engine, "serving"), "serve", _measured_by(point, figure)
+    )
     # A model spread over GPUs by a device map is summed over them.
     fits = None if usable is None else figures.needed_bytes * band.high <= usable * serving.gpus
     return Prediction(point, serving.engine, figures, figure, band, fits, "")

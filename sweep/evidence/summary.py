@@ -215,4 +215,3 @@ def summary_values(
     if estimators:
         found["estimators"] = [dataclasses.asdict(row) for row in estimator_errors(predictions)]
     return found
-

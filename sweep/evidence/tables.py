@@ -10,6 +10,7 @@ from sweep.catalogs.architecture import lora_parameters
 from sweep.evidence.estimators import ESTIMATORS, Estimate, Subject, estimate_all
 from sweep.evidence.predict import Prediction
 from sweep.evidence.validate import Errors, error_summary
+from sweep.scenario import Scenario
 from sweep.units import GIB
 
 COLUMNS = (
@@ -46,17 +47,27 @@ def subject_of(one: Prediction) -> Subject | None:
     """What a rule of thumb is asked for a predicted training point; None without a scenario."""
     if one.match is None:
         return None
-    scenario = one.match.scenario
+    return subject_of_scenario(
+        one.match.scenario, _WEIGHT_BITS.get(one.point["weight_dtype"], 16.0)
+    )
+
+
+def subject_of_scenario(scenario: Scenario, weight_bits: float) -> Subject:
+    """What a rule of thumb is asked for a scenario whose weights are stored in so many bits."""
     program, counts = scenario.program, scenario.shape.counts
     adapters = 0.0
-    if program.method != "full" and program.lora_target in ("attention-qv", "attention", "all-linear"):
+    if program.method != "full" and program.lora_target in (
+        "attention-qv",
+        "attention",
+        "all-linear",
+    ):
         adapters = float(lora_parameters(counts, program.lora_rank, program.lora_target))
     return Subject(
         model=scenario.shape.model,
         counts=counts,
         method=program.method,
         task="train",
-        weight_bits=_WEIGHT_BITS.get(one.point["weight_dtype"], 16.0),
+        weight_bits=weight_bits,
         mixed=program.precision != "fp32",
         optimizer=program.optimizer,
         zero_stage=program.zero_stage,

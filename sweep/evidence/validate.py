@@ -11,7 +11,9 @@ from sweep.evidence.points import Point
 from sweep.evidence.predict import Prediction
 
 # Words by which a source says that its batches were not all full-length.
-_PARTIAL = re.compile(r"dynamic length|unpacked|variable|padded to (the )?longest|padding-free", re.I)
+_PARTIAL = re.compile(
+    r"dynamic length|unpacked|variable|padded to (the )?longest|padding-free", re.I
+)
 
 
 def is_full_length(point: Point) -> bool:

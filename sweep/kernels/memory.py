@@ -46,6 +46,7 @@ GRADIENT_SHARE = _Q["GRADIENT_SHARE"]
 HELD = _Q["HELD"]
 LOSS_BUFFER = _Q["LOSS_BUFFER"]
 LAYER_BUFFER = _Q["LAYER_BUFFER"]
+WHOLE_HIDDEN = _Q["WHOLE_HIDDEN"]
 
 
 @scalar
@@ -158,9 +159,8 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
     )
     whole = trained + trained_expert
     sharded = trained / shards + trained_expert * ep / shards
-    # A stack may leave the adapters and scales of a quantised base whole on every rank.
-    replicates = stack.replicates_quantized == 1.0 and program.dequant_bytes > 0.0
-    if replicates:
+    # A stack may leave the adapters of a quantised base, and its scales, whole on every rank.
+    if stack.replicates_adapters == 1.0 and program.dequant_bytes > 0.0:
         sharded = whole
     local = whole if zero == 0 else sharded
     weights = program.weight_bytes * whole
@@ -168,7 +168,7 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
     if zero == 3:
         weights = program.shard_weight_bytes * sharded
         frozen_held = frozen / shards + frozen_expert * ep / shards
-        if replicates:
+        if stack.replicates_scales == 1.0:
             frozen_held += case.scale_bytes * stage_share / tp * (1.0 - 1.0 / shards)
     out[TRAINED] = whole
     out[GRADIENT_SHARE] = 1.0 / shards if zero >= 2 else 1.0
@@ -216,7 +216,7 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_shar
         trained = layer_elements(case.layer_trained, tp, ep)
         root_frozen = root_elements(case.frozen_bytes, model.tied, tp, pp, stage)
         root_trained = root_elements(case.trained, model.tied, tp, pp, stage)
-        out[ROOT_GATHER] = root_frozen + gather * root_trained
+        out[ROOT_GATHER] = stack.root_gather_copies * (root_frozen + gather * root_trained)
         out[LAYER_GATHER] = layer_elements(case.layer_frozen_bytes, tp, ep) + gather * trained
         if stack.live_elements > 0.0:
             # Gathered parameters stay, up to a number of elements, whatever unit they are of.
@@ -248,6 +248,7 @@ def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, t
     )
     out[RESIDUAL] = program.residual_bytes * hidden_tokens
     out[HEAD_COPY] = 0.0
+    out[WHOLE_HIDDEN] = stack.whole_hidden_bytes * hidden * tokens if tp > 1 else 0.0
     out[LOSS_FORWARD] = 0.0
     out[LOSS_BACKWARD] = 0.0
     if stage == 1 or pp == 1:
@@ -265,7 +266,7 @@ def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, t
 
 
 @scalar
-def root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidden_tokens):
+def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep, hidden_tokens):
     """Fill in the gradients of embedding and head around the layers' backward [bytes].
 
     Source: traced steps. At stage 3 the root's gradient stays whole until its own backward ends,
@@ -282,7 +283,8 @@ def root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidde
     out[EMBED_GRADIENT] = share * embed if (model.tied == 0 and stage == 0) else 0.0
     out[ROOT_OPEN] = 0.0
     out[ROOT_SHARD] = 0.0
-    out[ROOT_GRADIENT] = share * head if accumulation <= 1 else 0.0
+    counted = accumulation > 1 or stack.keeps_gradients == 1.0
+    out[ROOT_GRADIENT] = 0.0 if counted else share * head
     gathered = program.gather_bytes
     if program.zero_stage == 3:
         out[ROOT_OPEN] = gathered * head
@@ -328,8 +330,10 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     Derivation: docs/physics.md section 3: nothing is summed that does not coexist.
     """
     gradients = out[GRADIENTS]
-    resting = out[RESIDENT] + (gradients if accumulation > 1 else 0.0)
-    during = 0.0 if accumulation > 1 else gradients
+    # Gradients of earlier micro-batches are there from the start, as are those of a pool of their own.
+    kept_gradients = accumulation > 1 or stack.keeps_gradients == 1.0
+    resting = out[RESIDENT] + (gradients if kept_gradients else 0.0)
+    during = 0.0 if kept_gradients else gradients
     in_flight = min(accumulation, pp) if (stage == 0 and pp > 1) else 1.0
     kept = out[KEPT_BACKWARD]
     buffers = out[BUCKETS] + out[ROOT_GATHER]
@@ -342,7 +346,7 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     out[P_FORWARD] = 0.0
     out[P_LOSS] = 0.0
     if stage == 1 or pp == 1:
-        loss = resting + out[LOSS_BUFFER] + out[FIXED] + out[HEAD_COPY]
+        loss = resting + out[LOSS_BUFFER] + out[FIXED] + out[HEAD_COPY] + out[WHOLE_HIDDEN]
         out[P_FORWARD] = loss + out[KEPT] + out[LOSS_FORWARD]
         out[P_LOSS] = loss + kept + out[LOSS_BACKWARD]
     below = out[LAYER_GRADIENT_LOCAL] + out[EMBED_GRADIENT] + out[ROOT_SHARD]
@@ -361,14 +365,14 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
 
 
 @scalar
-def device_total(allocated, several, context, comm, single, multi):
+def device_total(allocated, high, several, context, comm, single, multi):
     """What the device must hold: context, communicators, and blocks that cannot be given back [bytes].
 
-    Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
+    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one. Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
     """
     if several:
-        return allocated * (1.0 + multi) + context + comm
-    return allocated * (1.0 + single) + context
+        return allocated * high * (1.0 + multi) + context + comm
+    return allocated * high * (1.0 + single) + context
 
 
 @scalar
@@ -388,11 +392,11 @@ def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumu
         out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
         stage_share, keep_a, keep_b,
     )  # fmt: skip
-    root_terms(out, stage, model, program, case, accumulation, tp, pp, ep, hidden_tokens)
+    root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep, hidden_tokens)
     held_terms(out, model, program, stack, hidden_tokens, stage_share, one_layer)
     phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage
     out[DEVICE] = device_total(
-        out[ALLOCATED], several, stack.context_bytes, stack.comm_bytes,
+        out[ALLOCATED], program.memory_high, several, stack.context_bytes, stack.comm_bytes,
         stack.fragmentation_single, stack.fragmentation_multi,
     )  # fmt: skip

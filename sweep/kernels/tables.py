@@ -40,6 +40,7 @@ class CrossEntropy(IntEnum):
     PLAIN = 0
     FUSED = 1
     FUSED_LINEAR = 2
+    CHUNKED = 3  # held as plain, with fewer bytes a logit
 
 
 class Models(NamedTuple):
@@ -132,6 +133,7 @@ class Programs(NamedTuple):
     traffic_bytes: np.ndarray
     dequant_bytes: np.ndarray
     loss_traffic_bytes: np.ndarray
+    memory_high: np.ndarray  # high end of the band of allocated peaks over the predicted one
 
 
 class Cases(NamedTuple):
@@ -167,7 +169,11 @@ class Stacks(NamedTuple):
     backward_gathered_layers: np.ndarray
     reduced_layers: np.ndarray
     holds_finished_layers: np.ndarray
-    replicates_quantized: np.ndarray
+    replicates_scales: np.ndarray
+    replicates_adapters: np.ndarray
+    root_gather_copies: np.ndarray
+    keeps_gradients: np.ndarray
+    whole_hidden_bytes: np.ndarray
     live_elements: np.ndarray
     process_bytes: np.ndarray
     nvme_buffer_bytes: np.ndarray
@@ -350,6 +356,7 @@ class Quantity(IntEnum):
     HELD = 70  # what finished layers still hold at the end of backward
     LOSS_BUFFER = 71  # buckets and gathered units while the loss runs
     LAYER_BUFFER = 72  # the same while a layer runs backward
+    WHOLE_HIDDEN = 73  # hidden states of the head that tensor parallelism gathers whole
 
 
 QUANTITIES = len(Quantity)

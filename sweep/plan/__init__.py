@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sweep.catalogs import Catalogs
+from sweep.catalogs.bands import Band
 from sweep.catalogs.hardware import Gpu
 from sweep.errors import PlanError
 from sweep.kernels.tables import Classes, Forms, Splits, Workloads, pack
@@ -73,7 +74,8 @@ class Plan:
     """One sweep, ready to run: what is asked, on what, how, at what price, and how many scenarios.
 
     `candidates` [W, K] counts the knob combinations of each workload on each class of setups;
-    `basis` says of each form row whether it was traced or derived.
+    `basis` says of each form row whether it was traced or derived; `memory_bands` has the band of
+    each program's memory.
     """
 
     spec: Spec
@@ -93,6 +95,7 @@ class Plan:
     choices: LayoutChoices
     candidates: np.ndarray
     basis: tuple[str, ...]
+    memory_bands: tuple[Band, ...]
 
     @property
     def class_sizes(self) -> np.ndarray:
@@ -336,6 +339,7 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
         choices=choices,
         candidates=candidates,
         basis=tuple(basis),
+        memory_bands=tuple(book.memory_band(one.stack, one.method) for one in programs),
     )
     if plan.scenarios == 0:
         raise PlanError(

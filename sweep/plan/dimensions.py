@@ -39,6 +39,8 @@ def knob_columns(plan: Plan, ids: np.ndarray) -> dict[str, list[Any]]:
     for name in ("tp", "pp", "cp", "ep", "sequence_parallel"):
         columns[name] = [getattr(plan.layouts[row], name) for row in layout]
     columns["micro_batch"] = [plan.micro_batches[row] for row in micro]
+    columns["memory_low"] = [plan.memory_bands[row].low for row in program]
+    columns["memory_high"] = [plan.memory_bands[row].high for row in program]
     return columns
 
 

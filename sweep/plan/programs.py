@@ -24,7 +24,13 @@ RECOMPUTE: Mapping[str, tuple[float, float, float]] = {
     "full": (1.0, 1.0, 1.0),
 }
 # Bytes a stored element costs each time it is dequantised: read, written in 16 bits, read again.
-DEQUANT_BYTES: Mapping[str, float] = {"none": 0.0, "nf4": 4.5, "nf4-double": 4.5, "gptq-int4": 4.5, "int8": 5.0}
+DEQUANT_BYTES: Mapping[str, float] = {
+    "none": 0.0,
+    "nf4": 4.5,
+    "nf4-double": 4.5,
+    "gptq-int4": 4.5,
+    "int8": 5.0,
+}
 # Stored bytes of a quantised element: 4 bits and an fp32 absmax per 64 (quantised itself to 8 bits,
 # with an fp32 per 256 of those, under double quantisation); int8 rows have one fp32 scale each.
 SCALE_BYTES: Mapping[str, float] = {
@@ -205,6 +211,7 @@ def _row(program: Program, stack_index: int, book: StackBook) -> dict[str, float
         "traffic_bytes": optimizer.traffic_passes * state_dtype,
         "dequant_bytes": DEQUANT_BYTES[program.quantization],
         "loss_traffic_bytes": constants["loss_traffic_bytes"] * head.traffic_share,
+        "memory_high": book.memory_band(program.stack, program.method).high,
     }
 
 

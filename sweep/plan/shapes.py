@@ -30,7 +30,7 @@ _FLOAT = np.float64
 def _split_of(feature: str) -> int:
     """How a feature divides over ranks: docs/physics.md section 1."""
     names = feature.split("*")
-    if feature == "1":
+    if feature == "1" or "hw" in names:
         return FIXED
     if "E" in names and names[0] != "T":
         return EXPERT_SPLIT if "fe" in names else EXPERT_ONLY
@@ -85,6 +85,7 @@ def group_shape(model: Model, group: LayerGroup) -> GroupShape:
         "r": 1.0,
         "1": 1.0,
         "h": float(model.hidden_size),
+        "hw": float(model.hidden_size),
         "nq": nq,
         "nkv": nkv,
         "d": head_dim,

@@ -264,10 +264,12 @@ def _facts(row: Row) -> dict[str, str]:
     if row["same_price"] > 1:
         price.append(f"{words.count_of(row['same_price'], 'offer')} at this price")
     free = "free" if row["headroom_gib"] >= 0 else "short"
+    band = f"{words.gib(row['allocated_low_gib'])} to {words.gib(row['allocated_high_gib'])}"
     found = {
         "price": price,
         "memory": [
-            f"{words.gib(row['peak_gib'])} GiB a GPU at peak",
+            f"{words.gib(row['allocated_gib'])} GiB a GPU allocated at peak ({band})",
+            f"{words.gib(row['peak_gib'])} needed",
             f"{words.gib(row['usable_gib'])} usable",
             f"{words.gib(abs(row['headroom_gib']))} {free}",
         ],

@@ -15,6 +15,7 @@ _FOLDER = Path(__file__).parent.parent / "sql"
 # In the order they build on one another.
 VIEW_FILES = (
     "scenarios",
+    "rules_of_thumb",
     "prices",
     "best_by_shape",
     "priced",

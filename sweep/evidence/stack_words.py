@@ -1,0 +1,105 @@
+"""What a point's words say of its stack beyond the columns: compiled steps, releases, chunked heads."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from sweep.catalogs.models import Model
+from sweep.catalogs.stacks import StackBook
+from sweep.evidence.points import Point
+from sweep.plan.programs import Program
+
+# torchtitan wraps the embedding apart from norm and head, and compiles its loss with the model, since
+# the middle of 2025; its points name a pull request or a month.
+_TITAN_CHANGED_PULL = 1250
+_TITAN_CHANGED_MONTH = 202505
+_PULL = re.compile(r"\(#(\d+)\)")
+_MONTH = re.compile(r"\b(20\d\d)(0[1-9]|1[0-2])\b|(20\d\d)(0[1-9]|1[0-2])_")
+_WRITTEN_MONTH = re.compile(
+    r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]* (20\d\d)\b", re.IGNORECASE
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+# Rows of logits LitGPT's chunked cross-entropy takes at a time.
+_LITGPT_CHUNK_ROWS = 128
+
+_TORCHTUNE_CHUNKS = 8
+
+
+def _words(point: Point) -> str:
+    return f"{point['source']} {point['notes']} {point['framework']}"
+
+
+def is_compiled(point: Point) -> bool:
+    """Whether a point's step ran under torch.compile."""
+    words = _words(point).casefold()
+    return "compile" in words and "no compile" not in words and "(no compile" not in words
+
+
+def is_recent_titan(point: Point) -> bool:
+    """Whether a torchtitan point is of the code since the middle of 2025."""
+    words = _words(point)
+    if found := _PULL.search(words):
+        return int(found[1]) >= _TITAN_CHANGED_PULL
+    if found := _MONTH.search(words):
+        parts = [part for part in found.groups() if part]
+        return int(parts[0] + parts[1]) >= _TITAN_CHANGED_MONTH
+    if found := _WRITTEN_MONTH.search(words):
+        month = _MONTHS.index(found[1][:3].casefold()) + 1
+        return int(found[2]) * 100 + month >= _TITAN_CHANGED_MONTH
+    return True
+
+
+def compiles_loss(point: Point) -> bool:
+    """Whether a torchtitan point's loss was compiled, which makes one pass over the logits."""
+    return is_compiled(point) and is_recent_titan(point)
+
+
+def with_words(
+    book: StackBook, point: Point, program: Program, model: Model, settings: Mapping[str, str]
+) -> StackBook:
+    """The catalog as it holds for a point, from what its words and its source say of its stack."""
+    stack = book.stacks[program.stack]
+    kernels = [name for name in (stack.kernels,) if name]
+    constants = dict(stack.constants)
+    heads = dict(book.loss_heads)
+    key = (program.stack, program.cross_entropy)
+    if "torchtitan" in stack.lineage:
+        if is_compiled(point):
+            kernels.append("compiled-tp" if program.stack == "torchtitan-tp" else "compiled")
+        if not is_recent_titan(point):
+            # Embedding, norm and head were one unit: twice the elements gathered and buffered.
+            constants["root_gather_copies"] = 2.0
+    elif "litgpt" in stack.lineage:
+        if model.num_key_value_heads == model.num_attention_heads:
+            kernels.append("mha")
+        if "2023" in point["source"]:
+            kernels.append("litgpt-2023")
+        # One chunk's logits and their gradients come on top of the whole logits.
+        head = heads[key]
+        share = 1.0 + _LITGPT_CHUNK_ROWS / point.whole("seq_len")
+        heads[key] = dataclasses.replace(
+            head,
+            logit_forward=(head.logit_forward or 0.0) * share,
+            logit_backward=(head.logit_backward or 0.0) * share,
+        )
+    elif "torchtune" in stack.lineage and (is_compiled(point) or settings.get("compile") == "y"):
+        if program.checkpointing == "none":
+            kernels.append("torchtune-compiled")
+        if program.cross_entropy == "chunked":
+            compiled = 2.0 + 4.0 / _TORCHTUNE_CHUNKS
+            heads[key] = dataclasses.replace(
+                heads[key], logit_forward=compiled, logit_backward=compiled
+            )
+    rules = dict(book.rules)
+    if "optimizer_in_bwd" in point["optimizer_as_stated"].casefold():
+        # Each gradient is used and freed as it comes; none waits for a step.
+        rule_key = (program.stack, program.method, program.precision, program.zero_stage)
+        rule = rules[rule_key]
+        rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, "grad_bytes": 0.0})
+        constants["keeps_gradients"] = 0.0
+    changed = dataclasses.replace(stack, kernels="+".join(kernels), constants=constants)
+    return dataclasses.replace(
+        book, stacks={**book.stacks, program.stack: changed}, loss_heads=heads, rules=rules
+    )
