@@ -11,10 +11,10 @@ import numpy as np
 from sweep.catalogs.architecture import lora_parameters
 from sweep.catalogs.stacks import StackBook
 from sweep.kernels.candidate import evaluate, layer_lines, step_seconds
-from sweep.kernels.tables import QUANTITIES, VISION, Quantity, pack
+from sweep.kernels.tables import EMBED, HEAD, QUANTITIES, VISION, Quantity, pack
 from sweep.plan.cases import Case, build_case, case_table
 from sweep.plan.layouts import Layout
-from sweep.plan.programs import Program, program_table, stack_table
+from sweep.plan.programs import Program, program_table, rule_of, stack_table
 from sweep.plan.setups import SetupRates
 from sweep.plan.shapes import ModelShape, model_table
 
@@ -34,6 +34,7 @@ class Scenario:
     vision_flop: float = 0.0
     vision_kept_bytes: float = 0.0
     vision_trained: bool = False
+    root_trained: bool = False
 
     @property
     def dp(self) -> int:
@@ -84,6 +85,23 @@ def _with_tower(case: Case, scenario: Scenario, book: StackBook) -> Case:
     return dataclasses.replace(case, frozen_bytes=tuple(frozen), trained=tuple(trained))
 
 
+def _with_root(case: Case, scenario: Scenario, book: StackBook) -> Case:
+    """The case with embedding and head trained beside the adapters (PEFT's modules_to_save).
+
+    PEFT trains 16-bit copies and keeps the frozen originals: in the rule's bytes a trained element of
+    an fp32 adapter counts 4, so one of these counts for half.
+    """
+    rule = rule_of(scenario.program, book)
+    assert rule is not None
+    counts = scenario.shape.counts
+    share = 2.0 / rule.bytes["weight_bytes"]
+    trained = list(case.trained)
+    trained[EMBED] += share * counts.embedding
+    trained[HEAD] += share * counts.lm_head
+    largest = max(case.largest_trained, float(counts.embedding))
+    return dataclasses.replace(case, trained=tuple(trained), largest_trained=largest)
+
+
 def evaluate_scenario(
     scenario: Scenario, book: StackBook, *, stage: int | None = None
 ) -> Evaluation:
@@ -94,10 +112,14 @@ def evaluate_scenario(
     program = scenario.program
     case = build_case(scenario.shape, program, scenario.seq_len, book)
     case = _with_tower(case, scenario, book)
+    if scenario.root_trained:
+        case = _with_root(case, scenario, book)
     cases, forms, basis = case_table([case], [0], book)
     models, features = model_table([scenario.shape])
     model = pack(models)[0]
     row = pack(program_table([program], [program.stack], book))[0]
+    if scenario.root_trained:
+        row["head_trained"] = 1
     stack = pack(stack_table([program.stack], book))[0]
     record = pack(cases)[0]
     tp, pp, cp, ep, sequence = scenario.layout

@@ -342,6 +342,11 @@ def fixed(sc: Scenario) -> float:
     return rotary + (32 - rule["first_layer_saving"]) * tokens(sc) + images
 
 
+def softcap_bytes(sc: Scenario) -> float:
+    """One more copy of soft-capped logits, in the dtype of the arithmetic."""
+    return sc["model"]["softcap_bytes"] * sc["rule"]["activation_bytes"] / 2
+
+
 def local_vocab(sc: Scenario) -> float:
     """V'."""
     vocab = sc["model"]["vocab_size"]
@@ -404,7 +409,7 @@ def loss_forward(sc: Scenario) -> float:
     logits = local_vocab(sc) * tokens(sc)
     return (
         rule["hidden_forward"] * hidden_tokens(sc)
-        + (rule["logit_forward"] + sc["model"]["softcap_bytes"]) * logits
+        + (rule["logit_forward"] + softcap_bytes(sc)) * logits
     )
 
 
@@ -420,7 +425,7 @@ def loss_backward(sc: Scenario) -> float:
             + rule["activation_bytes"] * hidden_tokens(sc)
             + rule["head_grad_bytes"] * head_elements(sc)
         )
-    held = max((rule["logit_backward"] + sc["model"]["softcap_bytes"]) * logits, through_head)
+    held = max((rule["logit_backward"] + softcap_bytes(sc)) * logits, through_head)
     return rule["hidden_backward"] * hidden_tokens(sc) + held
 
 

@@ -126,6 +126,8 @@ def knob_columns(ids: np.ndarray) -> dict[str, Any]:
         "ep": np.ones(count),
         "sequence_parallel": [False] * count,
         "micro_batch": 2 ** (ids % 3),
+        "memory_low": np.full(count, 0.98),
+        "memory_high": np.full(count, 1.02),
     }
 
 

@@ -474,7 +474,7 @@ def owned(**changes: Any) -> str:
         ),
         (
             spec_text(knobs='stacks = ["megatrn"]'),
-            "stacks: found 'megatrn', allowed hf, megatron; did you mean 'megatron'",
+            "stacks: found 'megatrn', allowed hf, megatron, hf-fsdp1,",
         ),
         (
             spec_text(hardware=owned(gpu="A100-SXM-80")),

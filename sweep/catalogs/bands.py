@@ -12,6 +12,8 @@ from sweep.catalogs.tables import Column
 from sweep.errors import Problem
 
 ANY = "*"
+# Where a stack has no points of a figure, the one whose band stands for it.
+_STANDS_FOR = {"allocated": ("reserved",), "reserved": ("device", "allocated"), "device": ("reserved",)}
 _COLUMNS = (
     Column("stack", str, required=True),
     Column("method", str, required=True),
@@ -48,9 +50,10 @@ class BandBook:
     def find(self, lineage: Sequence[str], method: str, figure: str) -> Band:
         """The band of the nearest stack and method; the general one where nothing is known."""
         known = {(band.stack, band.method, band.figure): band for band in self.bands}
+        figures = (figure, *_STANDS_FOR.get(figure, ()), ANY)
         for stack in (*lineage, ANY):
-            for one in (method, ANY):
-                for name in (figure, ANY):
+            for name in figures:
+                for one in (method, ANY):
                     if band := known.get((stack, one, name)):
                         return band
         raise KeyError("memory_bands.csv has no general band (*, *, *)")

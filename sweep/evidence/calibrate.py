@@ -6,17 +6,22 @@ not independent, so each such cluster weighs the same, and few clusters widen th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweep.evidence.predict import Prediction
-from sweep.evidence.validate import is_full_length, source_of
+from sweep.evidence.validate import is_full_length
 from sweep.units import GIB
 
 # No band is narrower than this on either side, whatever the visible points say: rounding of printed
 # figures, library versions, the allocator's blocks.
 _FLOOR = {"allocated": 0.015, "reserved": 0.04, "device": 0.05, "unspecified": 0.08}
 _TAIL = 0.05
+# Beyond this a band says nothing.
+_WIDEST = (0.3, 4.0)
+# Rows of one file or commit are one source.
+_LINE = re.compile(r"\b(line|row|lines|rows) [\d-]+")
 _FEWEST_POINTS = 3
 
 
@@ -55,7 +60,7 @@ def calibrate(predictions: Iterable[Prediction]) -> list[Calibrated]:
         if one.point["measure"] in ("", "unspecified"):
             figure = "unspecified"
         method = "serve" if one.point["task"] == "serve" else _method(one)
-        cluster = f"{source_of(one.point)} {one.point['model']}"
+        cluster = f"{_LINE.sub('', one.point['source'])} {one.point['model']}"
         for named, ratio in [(figure, measured / expected), *_other_figures(one)]:
             for name in (method, "*"):
                 groups.setdefault((one.stack, name, named), []).append((cluster, ratio))
@@ -89,12 +94,13 @@ def _band(key: tuple[str, str, str], members: Sequence[tuple[str, float]]) -> Ca
     floor = _FLOOR[key[2]]
     # With one cluster the spread among sources is unknown: three times what is seen.
     inflation = 1.0 + 2.0 / len(sizes)
-    below = inflation * (1.0 - _weighted_quantile(weighted, _TAIL))
-    above = inflation * (_weighted_quantile(weighted, 1.0 - _TAIL) - 1.0)
+    # Ratios spread multiplicatively: 2 and 1/2 are as far off as one another.
+    low = _weighted_quantile(weighted, _TAIL) ** inflation
+    high = _weighted_quantile(weighted, 1.0 - _TAIL) ** inflation
     return Calibrated(
         *key,
-        low=round(1.0 - max(floor, below), 3),
-        high=round(1.0 + max(floor, above), 3),
+        low=round(max(_WIDEST[0], min(1.0 - floor, low)), 3),
+        high=round(min(_WIDEST[1], max(1.0 + floor, high)), 3),
         points=len(members),
         clusters=len(sizes),
     )

@@ -46,13 +46,13 @@ _STACKS: Mapping[tuple[str, str], str] = {
     ("fsdp_qlora", "none"): "fsdp-qlora",
     ("fsdp_qlora", "ddp"): "fsdp-qlora",
     # Trainers that run Transformers models under the same engines.
-    ("axolotl", "none"): "hf",
+    ("axolotl", "none"): "axolotl",
     ("llamafactory", "none"): "hf",
     ("llamafactory", "deepspeed"): "hf-deepspeed",
     ("trl", "none"): "hf",
-    ("nemo_automodel", "none"): "hf",
-    ("nemo_automodel", "fsdp2"): "hf",
-    ("xtuner", "fsdp2"): "hf",
+    ("nemo_automodel", "none"): "nemo-automodel",
+    ("nemo_automodel", "fsdp2"): "nemo-automodel",
+    ("xtuner", "fsdp2"): "xtuner",
     ("hf_liger", "none"): "hf-liger",
     ("hf_liger", "ddp"): "hf-liger",
     ("unsloth", "none"): "unsloth",
@@ -65,6 +65,7 @@ _STACKS: Mapping[tuple[str, str], str] = {
 }
 _METHODS = {
     "full": "full", "lora": "lora", "qlora": "qlora", "lora (8-bit base)": "qlora",
+    "lora+train_embed_lmhead": "lora",
 }  # fmt: skip
 _OPTIMIZERS: Mapping[str, str] = {
     "adamw": "adamw-foreach",
@@ -90,7 +91,7 @@ _CHECKPOINTING = {
     "selective_op": "selective",
 }  # fmt: skip
 _CROSS_ENTROPY = {
-    "none": "plain", "": "plain", "fused_ce": "fused", "fused_linear": "fused-linear",
+    "none": "plain", "fused_ce": "fused", "fused_linear": "fused-linear",
     "chunked": "chunked",
 }  # fmt: skip
 _QUANTIZATIONS = {
@@ -100,6 +101,7 @@ _QUANTIZATIONS = {
 _OFFLOADS = {
     "": "none", "none": "none", "optimizer cpu offload": "optimizer-cpu",
     "cpu optimizer offload": "optimizer-cpu", "optimizer-cpu": "optimizer-cpu",
+    "fsdp cpu offload": "params-cpu",
 }  # fmt: skip
 # Words of a list of LoRA targets, by the kind of projection they name.
 _TARGET_WORDS: Mapping[str, str] = {
@@ -169,8 +171,8 @@ def _word(point: Point, column: str, known: Mapping[str, str]) -> str:
     return known[text]
 
 
-# The loss head of a stack whose points do not name one, where it is not the plain one.
-_DEFAULT_CROSS_ENTROPY = {"llm-foundry": "fused"}
+# The loss head of a stack whose points do not name one, because it has only that.
+_DEFAULT_CROSS_ENTROPY = {"llm-foundry": "fused", "megatron": "plain", "torchtitan": "plain"}
 
 
 def _stack_variant(point: Point, stack: str) -> str:
@@ -188,9 +190,16 @@ def _optimizer(point: Point, stack: str) -> str:
 def _cross_entropy(point: Point, stack: str) -> str:
     if stack.startswith("torchtitan") and compiles_loss(point):
         return "chunked"
-    if not point["cross_entropy"] and stack in _DEFAULT_CROSS_ENTROPY:
-        return _DEFAULT_CROSS_ENTROPY[stack]
+    if not point["cross_entropy"]:
+        if stack in _DEFAULT_CROSS_ENTROPY:
+            return _DEFAULT_CROSS_ENTROPY[stack]
+        raise Unpredictable("cross_entropy is not known: whole or fused logits decide the peak")
     return _word(point, "cross_entropy", _CROSS_ENTROPY)
+
+
+def _trains_root(point: Point) -> bool:
+    """Whether embedding and head train beside the adapters."""
+    return "embed" in point["method"].casefold()
 
 
 def stack_of(point: Point) -> str:
@@ -295,6 +304,7 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
         gpus_per_node=min(gpus, 8),
         vision_kept_bytes=tower_bytes(point, shape, program, book) if shape.counts.vision else 0.0,
         vision_trained=point.flag("vision_trained"),
+        root_trained=_trains_root(point),
     )
     stages = {"first pp stage": 0, "last pp stage": 1}
     said = [stage for words, stage in stages.items() if words in point["notes"].casefold()]
@@ -426,11 +436,12 @@ def _with_extras(
     if never_reshards:
         stack = book.stacks[program.stack]
         layers = float(model.num_hidden_layers)
+        # What a prefetching stack counts beyond the layers themselves stays counted.
+        prefetched = max(0.0, stack.constants["loss_gathered_layers"] - 2.0)
         constants = {
             **stack.constants,
-            # Those that a prefetching stack counts beyond the layer in work stay counted.
-            "loss_gathered_layers": stack.constants["loss_gathered_layers"] + layers - 2.0,
-            "backward_gathered_layers": stack.constants["backward_gathered_layers"] + layers - 2.0,
+            "loss_gathered_layers": layers + prefetched,
+            "backward_gathered_layers": layers + prefetched,
         }
         stack = dataclasses.replace(stack, constants=constants)
         book = dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})

@@ -126,10 +126,10 @@ def training_figures(evaluation: Evaluation, match: Match, usable: float | None)
     share = constants["unshared_multi" if several else "unshared_single"]
     running = max(found[name] for name in _RUNNING_PHASES)
     reserved = max(allocated, running + share * smaller + found["step_temporary"])
-    # Logits that fit no freed block, where a stack's replayed allocator shows them.
-    model = match.scenario.shape.model
-    logits = constants["reserved_logit_bytes"] * model.vocab_size * found["tokens"]
-    reserved += min(logits, max(0.0, found["loss_backward"]))
+    if match.scenario.program.cross_entropy == "plain":
+        # Whole logits fit no freed block, where a stack's replayed allocator shows it.
+        vocab = match.scenario.shape.model.vocab_size
+        reserved += constants["reserved_logit_bytes"] * vocab * found["tokens"]
     needed = found["device"]
     overhead = constants["context_bytes"] + (constants["comm_bytes"] if several else 0.0)
     if usable is not None:

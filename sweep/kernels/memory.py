@@ -254,11 +254,13 @@ def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, t
     if stage == 1 or pp == 1:
         local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
         out[HEAD_COPY] = program.head_copy_bytes * hidden * vocab / tp
+        # One more copy of the logits, in the dtype of the arithmetic.
+        softcap = model.softcap_bytes * program.activation_bytes / 2.0
         forward, backward = loss_head_bytes(
             program.cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, tp,
             program.head_trained, program.hidden_forward, program.hidden_backward,
-            program.logit_forward + model.softcap_bytes,
-            program.logit_backward + model.softcap_bytes, program.logit_grad,
+            program.logit_forward + softcap,
+            program.logit_backward + softcap, program.logit_grad,
             program.activation_bytes, program.head_grad_bytes,
         )  # fmt: skip
         out[LOSS_FORWARD] = forward

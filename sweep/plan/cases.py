@@ -28,6 +28,9 @@ from sweep.plan.shapes import (
     ModelShape,
 )
 
+# Model types that scale their embedding: where inputs need gradients (frozen weights, checkpointing)
+# the unscaled one stays too. Source: traced checkpointed steps (hf-trace-2026).
+_SCALED_EMBEDDING = ("granite", "granitemoe")
 # Kinds of attention projections that read a layer's input, which layer 0 need not keep a mask for.
 _INPUT_TARGETS = {"attention-qv": 2.0, "attention": 3.0, "all-linear": 3.0}
 
@@ -71,7 +74,7 @@ def variant_of(
     model = shape.model
     kind = group.kind
     # A sequence that fits the window meets the same kernels as a layer without one.
-    if kind == "sliding" and group.window and seq_len <= group.window:
+    if kind == "sliding" and group.window and seq_len < group.window:
         kind = "global"
     name = model.transformers_class or ""
     family = None
@@ -197,6 +200,8 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
     if not full and program.checkpointing == "none" and "hf" in lineage:
         masks = _INPUT_TARGETS[program.lora_target] if program.lora_dropout > 0.0 else 0.0
         saving = (4.0 + masks) * shape.model.hidden_size + 4.0
+    elif not full and "hf" in lineage and shape.model.model_type in _SCALED_EMBEDDING:
+        saving = -2.0 * shape.model.hidden_size
     quantized = _total(sizes, [parts.quantized for parts in groups])
     return Case(
         variants=tuple(

@@ -53,7 +53,7 @@ FEATURE_BY_RANK = np.array(["r" in feature.split("*") for feature in FEATURES], 
 
 def _width_of(linears: Sequence[Linear], role: str) -> int:
     """Inner width of the MLP of a role: what its last matrix takes in; 0 without such a role."""
-    found = [linear for linear in linears if linear.role == role]
+    found = [one for one in linears if one.role == role and one.out_features > 1]
     return found[-1].in_features if found else 0
 
 
