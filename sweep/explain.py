@@ -93,7 +93,7 @@ def band_terms(found: Evaluation, scenario: Scenario, book: StackBook) -> list[T
     """The band of the allocated peak: where about nine in ten measured ones lie."""
     band = book.memory_band(scenario.program.stack, scenario.program.method)
     peak = found.quantities["allocated"]
-    source = f"memory_bands.csv: {band.basis}, {band.points} points of {band.stack}"
+    source = f"memory_bands.csv: {band.points} points of {band.stack}"
     return [
         Term("band", "low", peak * band.low, "bytes", "allocated peak x low", source),
         Term("band", "expected", peak, "bytes", "allocated peak", source),
@@ -106,12 +106,9 @@ def rule_terms(scenario: Scenario, rule: DtypeRule) -> list[Term]:
     subject = subject_of_scenario(scenario, _WEIGHT_BITS[rule.weight_dtype])
     terms = []
     for key, said in estimate_all(subject).items():
-        estimator = ESTIMATORS[key]
         if isinstance(said, tuple):
-            terms.append(
-                Term("rules of thumb", estimator.title, said[1], "bytes", estimator.formula,
-                     estimator.source)
-            )  # fmt: skip
+            formula, source = ESTIMATORS[key].formula, "evidence/estimators.py"
+            terms.append(Term("rules of thumb", key, said[1], "bytes", formula, source))
     return terms
 
 

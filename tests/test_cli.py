@@ -270,12 +270,14 @@ def test_top_names_everything_of_the_winner_and_the_next(
 ) -> None:
     row, other = (row for row in rows if row["question"] == rows[0]["question"])
     text = done("top", home / "out", "--model", row["model"], "--method", row["method"])
+    band = f"{row['allocated_low_gib']:.1f} to {row['allocated_high_gib']:.1f}"
     for expected in (
         row["model"], row["provider"], row["instance_type"], row["region"],
         f"{row['gpu_count']} x {row['gpu']}, {words.count_of(row['node_count'], 'node')}",
         f"{words.money(row['usd'])}   {words.hours(row['hours'])} h",
         f"{words.money(row['usd_per_hour'])} a node-hour", f"seen {row['as_of']}",
-        f"{row['peak_gib']:.1f} GiB a GPU at peak, {row['usable_gib']:.1f} usable, ",
+        f"{row['allocated_gib']:.1f} GiB a GPU allocated at peak ({band})",
+        f"{row['peak_gib']:.1f} needed, {row['usable_gib']:.1f} usable, ",
         f" usable, {row['headroom_gib']:.1f} free",
         f"{row['stack']}, {row['precision']}, {row['optimizer']}, zero {row['zero_stage']}, ",
         f"dp {row['dp']}",
@@ -732,7 +734,7 @@ def test_entries_are_shown_by_name_alias_and_case() -> None:
     (model,) = json.loads(done("catalog", "show", "models", "deepseek-ai/DeepSeek-R1", "--json"))
     assert model["total_parameters"] == 671_026_404_352
     assert "usable_gib" in done("catalog", "show", "gpus", "L4")
-    assert "hf" in done("catalog", "show", "stacks")
+    assert "hf" in done("catalog", "show", "stacks", "hf")
     assert "did you mean" in refused("catalog", "show", "gpus", "H1000")
     assert "which of the" in refused("catalog", "show", "models")
     assert "is not one of" in refused("catalog", "list", "gpuz")

@@ -13,7 +13,11 @@ from sweep.errors import Problem
 
 ANY = "*"
 # Where a stack has no points of a figure, the one whose band stands for it.
-_STANDS_FOR = {"allocated": ("reserved",), "reserved": ("device", "allocated"), "device": ("reserved",)}
+_STANDS_FOR = {
+    "allocated": ("reserved",),
+    "reserved": ("device", "allocated"),
+    "device": ("reserved",),
+}
 _COLUMNS = (
     Column("stack", str, required=True),
     Column("method", str, required=True),

@@ -177,9 +177,18 @@ def load_kernel_changes(
             allowed = "terms like '- 8 T*h' of " + ", ".join(FEATURES)
             problems.append(Problem(where, "form", str(error), allowed))
             continue
-        words = (row[name] or "" for name in ("kernels", "method", "mlp", "lora_target"))
-        mode = row["checkpointing"] or ""
-        changes.append(KernelChange(*words, row["dropout"], mode, row["replaces"], keep))
+        changes.append(
+            KernelChange(
+                name=row["kernels"],
+                method=row["method"] or "",
+                mlp=row["mlp"] or "",
+                lora_target=row["lora_target"] or "",
+                dropout=row["dropout"],
+                checkpointing=row["checkpointing"] or "",
+                replaces=row["replaces"],
+                keep=keep,
+            )
+        )
     return tuple(changes), problems
 
 

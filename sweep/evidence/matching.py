@@ -12,7 +12,8 @@ from sweep.catalogs.models import Model
 from sweep.catalogs.stacks import StackBook, parse_release
 from sweep.evidence.names import resolve_architecture
 from sweep.evidence.points import Point, Unpredictable
-from sweep.evidence.stack_words import compiles_loss, with_words as _with_words
+from sweep.evidence.stack_words import compiles_loss
+from sweep.evidence.stack_words import with_words as _with_words
 from sweep.evidence.towers import tower_bytes
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import Program, rule_of

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from sweep.catalogs.models import Model, resolve_model
 
 # Words of a name that do not change the architecture: how it was tuned, stored or re-uploaded.
-_VARIANT_WORDS = frozenset(
-    ("instruct", "chat", "it", "sft", "dpo", "rl", "rlhf", "thinking", "reasoning", "base", "hf")
-    + ("pt", "gptq", "awq", "int4", "int8", "fp8", "nf4", "bnb", "4bit", "8bit", "bf16", "fp16")
-    + ("fp32", "quantized", "gguf", "dynamic", "preview", "2405", "2407", "2409", "2410", "2501")
-    + ("2503", "2505", "2506", "2507", "2509", "2512")
-)
+_VARIANT_WORDS = frozenset({
+    "instruct", "chat", "it", "sft", "dpo", "rl", "rlhf", "thinking", "reasoning", "base", "hf",
+    "pt", "gptq", "awq", "int4", "int8", "fp8", "nf4", "bnb", "4bit", "8bit", "bf16", "fp16",
+    "fp32", "quantized", "gguf", "dynamic", "preview", "2405", "2407", "2409", "2410", "2501",
+    "2503", "2505", "2506", "2507", "2509", "2512",
+})  # fmt: skip
 _TRUNCATED = re.compile(
     r"^(?P<name>.+?)[\s,]*(?:\bshapes?\b)?[\s,(]*"
     r"(?:truncated to (?P<count>\d+) layers?|(?P<short>\d+) layers?(?: only)?)\)?\s*$",

@@ -12,7 +12,7 @@ from sweep.evidence.predict import Prediction
 
 # Words by which a source says that its batches were not all full-length.
 _PARTIAL = re.compile(
-    r"dynamic length|unpacked|variable|padded to (the )?longest|padding-free", re.I
+    r"dynamic length|unpacked|variable|padded to (the )?longest|padding-free", re.IGNORECASE
 )
 
 

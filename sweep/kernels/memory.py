@@ -370,7 +370,8 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
 def device_total(allocated, high, several, context, comm, single, multi):
     """What the device must hold: context, communicators, and blocks that cannot be given back [bytes].
 
-    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one. Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
+    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one.
+    Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
     """
     if several:
         return allocated * high * (1.0 + multi) + context + comm
