@@ -232,9 +232,13 @@ def resident(sc: Scenario, st: Stage) -> float:
     return held
 
 
+def gradients_offloaded(sc: Scenario) -> bool:
+    return optimizer_offloaded(sc) and bool(sc["stack"]["offloads_gradients"])
+
+
 def resident_grads(sc: Scenario, st: Stage) -> float:
     """G."""
-    return 0.0 if optimizer_offloaded(sc) else grads(sc, st)
+    return 0.0 if gradients_offloaded(sc) else grads(sc, st)
 
 
 def layer_trained_rank(sc: Scenario) -> float:
@@ -248,7 +252,7 @@ def layer_trained_rank(sc: Scenario) -> float:
 
 def buckets(sc: Scenario, st: Stage) -> float:
     zero = sc["knobs"]["zero_stage"]
-    if zero == 0 and shards(sc) > 1:
+    if zero == 0 and shards(sc) > 1 and sc["stack"]["bucket_elements"] > 0:
         return sc["rule"]["grad_bytes"] * whole_elements(st)
     if zero in (1, 2) or (zero == 3 and sc["stack"]["live_elements"] > 0):
         elements = min(sc["stack"]["bucket_elements"], whole_elements(st))
@@ -434,13 +438,13 @@ def grad_division(sc: Scenario) -> int:
 
 
 def layer_grad_local(sc: Scenario) -> float:
-    if optimizer_offloaded(sc):
+    if gradients_offloaded(sc):
         return 0.0
     return sc["rule"]["grad_bytes"] * layer_trained_rank(sc) / grad_division(sc)
 
 
 def embed_grad(sc: Scenario, st: Stage) -> float:
-    if sc["model"]["tied"] or not st.first or optimizer_offloaded(sc):
+    if sc["model"]["tied"] or not st.first or gradients_offloaded(sc):
         return 0.0
     trained = sc["model"]["parts"]["embed"]["trained"] / sc["knobs"]["tp"]
     return sc["rule"]["grad_bytes"] * trained / grad_division(sc)
@@ -466,7 +470,7 @@ def root_open(sc: Scenario, st: Stage) -> float:
 
 
 def root_shard(sc: Scenario, st: Stage) -> float:
-    if sc["knobs"]["zero_stage"] != 3 or optimizer_offloaded(sc):
+    if sc["knobs"]["zero_stage"] != 3 or gradients_offloaded(sc):
         return 0.0
     return sc["rule"]["grad_bytes"] * head_trained_rank(sc, st) / shards(sc)
 
@@ -475,7 +479,7 @@ def root_grad(sc: Scenario, st: Stage) -> float:
     """Gradients the head has left when the layers' backward begins."""
     if sc["knobs"]["zero_stage"] == 3:
         return root_open(sc, st)
-    if gradients_stay(sc) or optimizer_offloaded(sc):
+    if gradients_stay(sc) or gradients_offloaded(sc):
         return 0.0
     return sc["rule"]["grad_bytes"] * head_trained_rank(sc, st) / grad_division(sc)
 
@@ -491,7 +495,7 @@ def embed_end(sc: Scenario, st: Stage) -> float:
             held = (2 * gather + max(reduce, 2 * gather)) * elements + layer_reduce(sc)
         else:
             held = (gather + reduce) * elements
-        sharded = 0.0 if optimizer_offloaded(sc) else rule["grad_bytes"] * elements / shards(sc)
+        sharded = 0.0 if gradients_offloaded(sc) else rule["grad_bytes"] * elements / shards(sc)
         return held - sharded
     if tied:
         return 2 * rule["grad_bytes"] * head_elements(sc)

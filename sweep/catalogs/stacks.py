@@ -35,6 +35,7 @@ CONSTANTS: Mapping[str, str] = {
     "whole_hidden_bytes": "bytes",
     "reserved_logit_bytes": "bytes",
     "live_elements": "elements",
+    "offloads_gradients": "share",
     "unshared_single": "share",
     "unshared_multi": "share",
     "process_bytes": "bytes",

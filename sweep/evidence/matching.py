@@ -182,10 +182,17 @@ def _stack_variant(point: Point, stack: str) -> str:
     return stack
 
 
+def _checkpointing(point: Point, stack: str) -> str:
+    found = _word(point, "checkpointing", _CHECKPOINTING)
+    # Megatron's selective mode recomputes the attention core, which a flash kernel does anyway.
+    return "none" if stack == "megatron" and found == "selective" else found
+
+
 def _optimizer(point: Point, stack: str) -> str:
     found = _word(point, "optimizer", _OPTIMIZERS)
-    # torchtitan asks for the fused implementation by default.
-    return "adamw-fused" if stack.startswith("torchtitan") and found == "adamw-foreach" else found
+    # torchtitan asks for the fused implementation by default, DeepSpeed brings its own.
+    fused = stack.startswith("torchtitan") or stack == "hf-deepspeed"
+    return "adamw-fused" if fused and found == "adamw-foreach" else found
 
 
 def _cross_entropy(point: Point, stack: str) -> str:
@@ -217,6 +224,8 @@ def _zero_stage(point: Point) -> int:
     if point["engine"] in ("fsdp1", "fsdp2", "simplefsdp"):
         # Never resharding (SHARD_GRAD_OP, stage 2) is stage 3 with all layers left gathered.
         return 3 if point.whole("zero_stage", 3) in (2, 3) else point.whole("zero_stage")
+    if point["engine"] == "megatron":
+        return 1 if point["optimizer"] == "adam_distributed" else 0
     if point["zero_stage"]:
         return point.whole("zero_stage")
     return 0
@@ -273,7 +282,7 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
         lora_rank=point.whole("lora_rank") if method != "full" else 0,
         lora_target=lora_target(point["lora_targets"], stack) if method != "full" else "none",
         lora_dropout=point.number("lora_dropout", float(settings.get("lora_dropout", "0"))),
-        checkpointing=_word(point, "checkpointing", _CHECKPOINTING),
+        checkpointing=_checkpointing(point, stack),
         attention="eager" if point["attention"] == "eager" else "flash",
         cross_entropy=_cross_entropy(point, stack),
         optimizer=_optimizer(point, stack),

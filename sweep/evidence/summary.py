@@ -146,10 +146,11 @@ def _all_lines(
         yield "farthest off, with the terms of the peak in GiB"
         yield from _worst_lines(judged or predictions, worst_count)
     if estimators:
-        rules = estimator_errors(judged)
-        ours = errors_of("sweep", [one for one in judged if one.match is not None])
+        published = [one for one in judged if one.point["kind"] != "traced"]
+        rules = estimator_errors(published)
+        ours = errors_of("sweep", [one for one in published if one.match is not None])
         yield ""
-        yield "rules of thumb on the same training points (each on those it speaks of)"
+        yield "rules of thumb on the published training points (each on those it speaks of)"
         yield from _table("rule", [*rules, *([ours] if ours else [])])
     reasons = unpredicted(predictions)
     if reasons:

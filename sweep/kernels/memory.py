@@ -184,8 +184,9 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
             out[OFFLOADED] += weights + frozen_held
         elif offload == _PARAMS_NVME:
             out[OFFLOADED] = stack.nvme_buffer_bytes
-        out[GRADIENT_SHARE] = 0.0
-        out[GRADIENTS] = 0.0
+        if stack.offloads_gradients == 1.0:
+            out[GRADIENT_SHARE] = 0.0
+            out[GRADIENTS] = 0.0
         out[OPTIMIZER] = 0.0
         out[STEP_TEMPORARY] = 0.0
     if offload >= _PARAMS_CPU:
@@ -207,7 +208,7 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_shar
     out[ROOT_GATHER] = 0.0
     out[LAYER_GATHER] = 0.0
     out[LAYER_REDUCE] = 0.0
-    if zero == 0 and shards > 1:
+    if zero == 0 and shards > 1 and stack.bucket_elements > 0.0:
         out[BUCKETS] = program.grad_bytes * out[TRAINED]
     elif zero == 1 or zero == 2:
         out[BUCKETS] = min(stack.bucket_elements, out[TRAINED]) * 2.0 * stack.bucket_bytes

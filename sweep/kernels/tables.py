@@ -175,6 +175,7 @@ class Stacks(NamedTuple):
     keeps_gradients: np.ndarray
     whole_hidden_bytes: np.ndarray
     live_elements: np.ndarray
+    offloads_gradients: np.ndarray
     process_bytes: np.ndarray
     nvme_buffer_bytes: np.ndarray
     host_element_bytes: np.ndarray
