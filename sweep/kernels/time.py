@@ -238,7 +238,8 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
     out[LATENCY_S] = latency
 
     local = all_trained
-    if zero >= 1:
+    whole_adapters = stack.replicates_adapters == 1.0 and program.dequant_bytes > 0.0
+    if zero >= 1 and not whole_adapters:
         local = trained / shards + trained_expert * ep / shards
     stored = program.weight_bytes * all_trained + frozen + frozen_expert
     if zero == 3:
