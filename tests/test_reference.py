@@ -22,15 +22,15 @@ FULL_BF16 = {
     "memory_high": 1,
 }  # fmt: skip
 STACK = {
-    "vocab_parallel_loss": False, "context_bytes": 100, "comm_bytes": 50,
-    "fragmentation_single": 0.2, "fragmentation_multi": 0.1, "bucket_elements": 100,
-    "bucket_bytes": 2, "process_bytes": 10, "nvme_buffer_bytes": 7, "elementwise_passes": 1,
-    "adapter_passes": 3, "loss_traffic_bytes": 12, "eager_attention_bytes": 6,
-    "kernels_per_layer": 10, "kernel_s": 0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5,
-    "tp_exposed": 0.5, "dp_exposed": 0.25, "latency_s": 0.5, "host_traffic_bytes": 28,
-    "transfer_bytes": 6, "loss_gathered_layers": 1, "backward_gathered_layers": 2,
-    "reduced_layers": 1, "holds_finished_layers": 0, "replicates_scales": 0, "replicates_adapters": 0,
-    "root_gather_copies": 1, "keeps_gradients": 0, "whole_hidden_bytes": 0, "live_elements": 0, "offloads_gradients": 1,
+    "vocab_parallel_loss": False, "context_bytes": 100, "comm_bytes": 50, "fragmentation_single":
+    0.2, "fragmentation_multi": 0.1, "bucket_elements": 100, "bucket_bytes": 2, "process_bytes":
+    10, "nvme_buffer_bytes": 7, "elementwise_passes": 1, "adapter_passes": 3,
+    "loss_traffic_bytes": 12, "eager_attention_bytes": 6, "kernels_per_layer": 10, "kernel_s":
+    0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5, "tp_exposed": 0.5, "dp_exposed": 0.25,
+    "latency_s": 0.5, "host_traffic_bytes": 28, "transfer_bytes": 6, "loss_gathered_layers": 1,
+    "backward_gathered_layers": 2, "reduced_layers": 1, "holds_finished_layers": 0,
+    "replicates_scales": 0, "replicates_adapters": 0, "root_gather_copies": 1, "keeps_gradients":
+    0, "whole_hidden_bytes": 0, "live_elements": 0, "offloads_gradients": 1,
 }  # fmt: skip
 SETUP = {
     "gpus": 1, "gpus_per_node": 1, "usable_bytes": 1e6, "memory_headroom": 0.0,
