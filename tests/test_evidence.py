@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import statistics
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from sweep.catalogs import Catalogs, load_catalogs
+from sweep.catalogs.architecture import adapter_rank, count_parameters
 from sweep.catalogs.bands import Band, BandBook
 from sweep.cli import main, root
 from sweep.errors import CatalogError
@@ -365,3 +367,62 @@ def test_validate_of_ones_own_points(tmp_path):
 def test_a_missing_file_is_one_message(tmp_path, capsys):
     assert main(["estimate", str(tmp_path / "nowhere.csv")]) == 2
     assert "nowhere.csv: cannot be read" in capsys.readouterr().err
+
+
+# -- laws ----------------------------------------------------------------------------------------
+
+
+def test_no_mixture_of_known_words_breaks_it(catalogs):
+    rows = [dict(one.words) for one in read_evidence(None, catalogs)]
+    values = {name: sorted({row[name] for row in rows}) for name in rows[0]}
+    names = [
+        name
+        for name in values
+        if name not in ("id", "kind", "peak_gib", "grade", "unit_certainty", "resident_gib")
+    ]
+    draw = random.Random(20261121)
+    predicted = 0
+    for _ in range(1500):
+        row = dict(draw.choice(rows))
+        for name in draw.sample(names, draw.randint(1, 4)):
+            row[name] = draw.choice(values[name])
+        found = predict_point(Point(row, 1), catalogs)
+        assert bool(found.reason) == (found.figures is None)
+        predicted += found.figures is not None
+    assert predicted > 500
+
+
+def test_adapters_on_listed_projections_are_counted(catalogs):
+    # Llama-2-7B, rank 64 on q, k, v, gate, up, down: (3 x 2 x 4096 + 3 x (4096 + 11008)) x 64 x 32.
+    counts_ = count_parameters(catalogs.models["Llama-2-7B"])
+    listed = sum(
+        group.count
+        * adapter_rank(linear, counts_, 64, "q+k+v+gate+up+down")
+        * (linear.in_features + linear.out_features)
+        for group in counts_.layers
+        for linear in group.linears
+    )
+    assert listed == 64 * 32 * (3 * 2 * 4096 + 3 * (4096 + 11008))
+
+
+def test_offloaded_checkpoints_leave_the_gpu(catalogs):
+    kept = predict_point(point(), catalogs)
+    offloaded = predict_point(point(checkpointing="full_offload"), catalogs)
+    assert kept.figures is not None
+    assert offloaded.figures is not None
+    gone = kept.figures.allocated_bytes - offloaded.figures.allocated_bytes
+    assert gone == pytest.approx(2 * 4096 * 32 * 8 * 4096, rel=0.01)
+
+
+def test_a_pipeline_stage_is_predicted_by_its_place(catalogs):
+    pipeline = {
+        "model": "Llama-3-70B shapes truncated to 12 layers", "method": "full", "stack": "megatron",
+        "engine": "megatron", "optimizer": "adam_distributed", "checkpointing": "none",
+        "cross_entropy": "fused_ce", "micro_batch": "1", "gpu_count": "8", "pp": "2",
+        "grad_accum": "4",
+    }  # fmt: skip
+    first = predict_point(point(**pipeline, notes="first PP stage"), catalogs)
+    last = predict_point(point(**pipeline, notes="last PP stage"), catalogs)
+    # Published: 66.552 and 62.968 GiB (simumax-001, -002).
+    assert first.expected_bytes == pytest.approx(66.552 * GIB, rel=0.02)
+    assert last.expected_bytes == pytest.approx(62.968 * GIB, rel=0.02)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sweep.catalogs.decoder import MODEL_TYPES, decoder_layers
@@ -115,12 +116,41 @@ _QUERY_VALUE = (
 )
 
 
+# Projections by the short names that a list of targets joins with "+", and the matrices they are.
+_PROJECTIONS: Mapping[tuple[str, str], frozenset[str]] = {
+    ("attention", "q"): frozenset({"q_proj", "q_b_proj", "q_a_proj"}),
+    ("attention", "k"): frozenset({"k_proj", "kv_a_proj_with_mqa"}),
+    ("attention", "v"): frozenset({"v_proj", "kv_b_proj"}),
+    ("attention", "o"): frozenset({"o_proj", "dense", "out_proj", "c_proj"}),
+    ("mlp", "gate"): frozenset({"gate_proj"}),
+    ("mlp", "up"): frozenset({"up_proj", "fc1", "c_fc", "dense_h_to_4h"}),
+    ("mlp", "down"): frozenset({"down_proj", "fc2", "c_proj", "dense_4h_to_h"}),
+}
+_FUSED_PROJECTIONS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("qkv_proj", "query_key_value", "Wqkv", "c_attn"), frozenset("qkv")),
+    "gate_up_proj": frozenset({"gate", "up"}),
+}
+
+
+def _is_listed(linear: Linear, listed: frozenset[str]) -> bool:
+    """Whether a list of projections names a matrix, or one of those fused into it."""
+    role = "mlp" if linear.role == "shared_expert" else linear.role
+    fused = _FUSED_PROJECTIONS.get(linear.name, frozenset())
+    return bool(fused & listed) or any(
+        linear.name in names
+        for (place, short), names in _PROJECTIONS.items()
+        if place == role and short in listed
+    )
+
+
 def adapter_rank(linear: Linear, counts: ParameterCounts, rank: int, targets: str) -> int:
     """The rank of one matrix's adapter: 0 where it gets none."""
     if targets == "attention-qv":
         return rank if linear.role == "attention" and linear.name in _QUERY_VALUE else 0
     if targets == "attention":
         return rank if linear.role == "attention" else 0
+    if "+" in targets:
+        return rank if _is_listed(linear, frozenset(targets.split("+"))) else 0
     if targets != "all-linear":
         return 0
     if counts.experts_adapted:

@@ -152,7 +152,7 @@ _CHANGE_COLUMNS = (
     Column("mlp", str, vocabulary=("gated", "plain", "experts")),
     Column("lora_target", str),
     Column("dropout", bool),
-    Column("checkpointing", str, vocabulary=("selective",)),
+    Column("checkpointing", str, vocabulary=("selective", "full")),
     Column("replaces", bool, required=True),
     Column("keep", str, required=True),
     Column("source", str, required=True),

@@ -88,7 +88,7 @@ _OPTIMIZERS: Mapping[str, str] = {
     "none": "none",
 }
 _CHECKPOINTING = {
-    "none": "none", "full": "full", "selective": "selective",
+    "none": "none", "full": "full", "full_offload": "full", "selective": "selective",
     "selective_op": "selective",
 }  # fmt: skip
 _CROSS_ENTROPY = {
@@ -97,7 +97,7 @@ _CROSS_ENTROPY = {
 }  # fmt: skip
 _QUANTIZATIONS = {
     "nf4": "nf4", "fp4": "nf4", "int8": "int8", "gptq_int4": "gptq-int4", "awq_int4": "gptq-int4",
-    "hqq_int4": "hqq-int4",
+    "hqq_int4": "nf4",
 }  # fmt: skip
 _OFFLOADS = {
     "": "none", "none": "none", "optimizer cpu offload": "optimizer-cpu",
@@ -291,6 +291,8 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
     )
     if stack not in catalogs.stacks.stacks:
         raise Unpredictable(f"stack {stack} is not in the catalog")
+    if (stack, program.cross_entropy) not in catalogs.stacks.loss_heads:
+        raise Unpredictable(f"stack {stack} has no {program.cross_entropy} cross-entropy")
     book = _book_for(point, program, catalogs.stacks)
     book = _with_extras(book, point, program, model, settings)
     if release := _release(point, settings):
@@ -407,6 +409,14 @@ def _with_release(
     return dataclasses.replace(book, loss_heads=heads, stacks={**book.stacks, stack.key: stack})
 
 
+def _with_kernels(book: StackBook, program: Program, name: str) -> StackBook:
+    """The catalog with one more change of kernels for the program's stack."""
+    stack = book.stacks[program.stack]
+    kernels = "+".join(one for one in (stack.kernels, name) if one)
+    stack = dataclasses.replace(stack, kernels=kernels)
+    return dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
+
+
 def _with_extras(
     book: StackBook, point: Point, program: Program, model: Model, settings: Mapping[str, str]
 ) -> StackBook:
@@ -438,10 +448,9 @@ def _with_extras(
         point["zero_stage"] == "2" or not point.flag("reshard_after_forward", default=True)
     )
     if "padding" in point["attention"]:
-        stack = book.stacks[program.stack]
-        kernels = "+".join(name for name in (stack.kernels, "padding-mask") if name)
-        stack = dataclasses.replace(stack, kernels=kernels)
-        book = dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
+        book = _with_kernels(book, program, "padding-mask")
+    if point["checkpointing"] == "full_offload":
+        book = _with_kernels(book, program, "offloaded-checkpoints")
     book = _with_words(book, point, program, model, settings)
     if never_reshards:
         stack = book.stacks[program.stack]

@@ -138,7 +138,9 @@ def evaluate(out, spare, lines, line_count, model, program, case, stack, seq_len
         )  # fmt: skip
         offloaded = max(offloaded, spare[OFFLOADED])
         if spare[DEVICE] > out[DEVICE]:
-            out[:] = spare
+            # Swapped, not copied: whoever asks for one stage finds the other in `spare`.
+            for i in range(out.shape[0]):
+                out[i], spare[i] = spare[i], out[i]
     out[OFFLOADED] = offloaded
     out[HOST] = gpus_per_node * (stack.process_bytes + offloaded)
     stage_share = -(-model.layers // pp) / model.layers

@@ -67,6 +67,16 @@ class _GroupParts:
     largest: float
 
 
+def form_target(program: Program) -> str:
+    """The traced LoRA target nearest to a program's: a list of projections keeps as much as one."""
+    if "+" not in program.lora_target:
+        return program.lora_target
+    listed = set(program.lora_target.split("+"))
+    if listed & {"gate", "up", "down"}:
+        return "all-linear"
+    return "attention" if listed & {"k", "o"} else "attention-qv"
+
+
 def variant_of(
     shape: ModelShape, group: LayerGroup, program: Program, seq_len: int, book: StackBook
 ) -> LayerVariant:
@@ -94,7 +104,7 @@ def variant_of(
         weight_dtype=rule.weight_dtype,
         autocast=rule.autocast,
         adapter_dtype=rule.adapter_dtype,
-        lora_target=program.lora_target,
+        lora_target=form_target(program),
         dropout=program.lora_dropout > 0.0,
         kbit_prep=rule.kbit_prep,
         attention="eager" if family in eager_only else program.attention,
@@ -198,7 +208,7 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
     saving = 0.0
     lineage = book.stacks[program.stack].lineage
     if not full and program.checkpointing == "none" and "hf" in lineage:
-        masks = _INPUT_TARGETS[program.lora_target] if program.lora_dropout > 0.0 else 0.0
+        masks = _INPUT_TARGETS[form_target(program)] if program.lora_dropout > 0.0 else 0.0
         saving = (4.0 + masks) * shape.model.hidden_size + 4.0
     elif not full and "hf" in lineage and shape.model.model_type in _SCALED_EMBEDDING:
         saving = -2.0 * shape.model.hidden_size
