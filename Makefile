@@ -153,6 +153,10 @@ generated: .venv/.installed ## write the schema of specs and the table of column
 	@$(call regenerate,sweep.schema,$(SCHEMA))
 	@$(call regenerate,sweep.columns,$(COLUMNS))
 
+.PHONY: validate
+validate: .venv/.installed ## compare predicted with measured memory
+	@$(BIN)/sweep validate --estimators
+
 .PHONY: bench
 bench: .venv/.installed ## run the benchmarks and print their times
 	@$(BIN)/python -m pytest --quiet --benchmark-only benchmarks
