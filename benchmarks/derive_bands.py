@@ -38,7 +38,7 @@ def main() -> None:
             writer.writerow(
                 (
                     band.stack, band.method, band.figure, band.low, band.high, band.points,
-                    band.clusters, "5th to 95th percentile of measured over predicted",
+                    band.sources, band.basis,
                     "sweep-evidence", today,
                 )
             )  # fmt: skip

@@ -18,10 +18,11 @@ from sweep.catalogs.bands import Band, BandBook
 from sweep.cli import main, root
 from sweep.errors import CatalogError
 from sweep.evidence.calibrate import calibrate
-from sweep.evidence.matching import lora_target, match_point
+from sweep.evidence.matching import match_point
 from sweep.evidence.names import resolve_architecture, truncate
 from sweep.evidence.points import Point, Unpredictable, read_points
 from sweep.evidence.predict import Prediction, predict_point
+from sweep.evidence.program_words import lora_target
 from sweep.evidence.summary import read_evidence
 from sweep.evidence.tables import COLUMNS, rules_of, write_predictions
 from sweep.evidence.validate import counts, errors_of, fit_rates, is_full_length
@@ -150,7 +151,7 @@ def test_no_model_is_truncated_to_more_layers_than_it_has(catalogs):
     ],
 )
 def test_lora_targets_in_words(words, target):
-    assert lora_target(words, "hf") == target
+    assert lora_target(words) == target
 
 
 # -- matching ------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def test_the_device_shows_more_than_is_reserved_and_that_more_than_is_allocated(
 
 def test_the_nearest_band_is_found():
     bands = {
-        name: Band(*name, 0.9, 1.1, 1, "")
+        name: Band(*name, 0.9, 1.1, 1, 1, "")
         for name in (("*", "*", "*"), ("hf", "*", "allocated"), ("hf-x", "lora", "allocated"))
     }
     book = BandBook(tuple(bands.values()))

@@ -42,6 +42,7 @@ class Band:
     low: float
     high: float
     points: int
+    sources: int
     basis: str
 
 
@@ -71,7 +72,7 @@ def load_bands(folders: Sequence[Path]) -> tuple[BandBook, list[Problem]]:
     bands = tuple(
         Band(
             row["stack"], row["method"], row["figure"], row["low"], row["high"], row["points"],
-            row["basis"],
+            row["sources"], row["basis"],
         )
         for row in rows
     )  # fmt: skip

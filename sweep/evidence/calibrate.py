@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from sweep.catalogs.bands import Band
 from sweep.evidence.predict import Prediction
 from sweep.evidence.validate import is_full_length
 from sweep.units import GIB
@@ -25,19 +25,6 @@ _LINE = re.compile(r"\b(line|row|lines|rows) [\d-]+")
 _FEWEST_POINTS = 3
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """One band and what it was derived from."""
-
-    stack: str
-    method: str
-    figure: str
-    low: float
-    high: float
-    points: int
-    clusters: int
-
-
 def _weighted_quantile(pairs: Sequence[tuple[float, float]], share: float) -> float:
     ordered = sorted(pairs)
     total = sum(weight for _, weight in ordered)
@@ -49,7 +36,7 @@ def _weighted_quantile(pairs: Sequence[tuple[float, float]], share: float) -> fl
     return ordered[-1][0]
 
 
-def calibrate(predictions: Iterable[Prediction]) -> list[Calibrated]:
+def calibrate(predictions: Iterable[Prediction]) -> list[Band]:
     """Bands of every (stack, method, figure) and (stack, any method, figure) with enough points."""
     groups: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
     for one in predictions:
@@ -86,7 +73,7 @@ def _method(one: Prediction) -> str:
     return one.match.scenario.program.method if one.match else one.point["method"]
 
 
-def _band(key: tuple[str, str, str], members: Sequence[tuple[str, float]]) -> Calibrated:
+def _band(key: tuple[str, str, str], members: Sequence[tuple[str, float]]) -> Band:
     sizes: dict[str, int] = {}
     for cluster, _ in members:
         sizes[cluster] = sizes.get(cluster, 0) + 1
@@ -97,10 +84,11 @@ def _band(key: tuple[str, str, str], members: Sequence[tuple[str, float]]) -> Ca
     # Ratios spread multiplicatively: 2 and 1/2 are as far off as one another.
     low = _weighted_quantile(weighted, _TAIL) ** inflation
     high = _weighted_quantile(weighted, 1.0 - _TAIL) ** inflation
-    return Calibrated(
+    return Band(
         *key,
         low=round(max(_WIDEST[0], min(1.0 - floor, low)), 3),
         high=round(min(_WIDEST[1], max(1.0 + floor, high)), 3),
         points=len(members),
-        clusters=len(sizes),
+        sources=len(sizes),
+        basis="5th to 95th percentile of measured over predicted",
     )
