@@ -15,15 +15,16 @@ import pytest
 from sweep.catalogs import Catalogs, load_catalogs
 from sweep.catalogs.check import check_catalogs
 from sweep.catalogs.folder import shipped_folder
+from sweep.catalogs.form_book import FormBook
 from sweep.catalogs.layer_forms import (
     FEATURES,
-    FormBook,
     LayerForms,
     LayerVariant,
     load_layer_forms,
     parse_form,
 )
-from sweep.catalogs.stacks import CONSTANTS, StackBook, load_stacks
+from sweep.catalogs.stack_columns import CONSTANTS
+from sweep.catalogs.stacks import StackBook, load_stacks
 from sweep.errors import CatalogError
 from sweep.plan.cases import variant_of
 from sweep.plan.layouts import Layout

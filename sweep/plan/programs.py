@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweep.catalogs.stacks import CONSTANTS, DtypeRule, StackBook
+from sweep.catalogs.stack_columns import CONSTANTS
+from sweep.catalogs.stacks import DtypeRule, StackBook
 from sweep.errors import PlanError, nearest
 from sweep.kernels.tables import CrossEntropy, Offload, Programs, Stacks
 from sweep.vocabulary import CROSS_ENTROPY, OFFLOADS
