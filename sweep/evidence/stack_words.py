@@ -24,7 +24,8 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 # Rows of logits LitGPT's chunked cross-entropy takes at a time.
 _LITGPT_CHUNK_ROWS = 128
 
-_TORCHTUNE_CHUNKS = 8
+# Bytes a logit of torchtune's compiled LinearCrossEntropyLoss: one of eight chunks in fp32.
+_COMPILED_CHUNK = 4.0 / 8.0
 
 
 def _words(point: Point) -> str:
@@ -84,18 +85,23 @@ def with_words(
             logit_forward=(head.logit_forward or 0.0) * share,
             logit_backward=(head.logit_backward or 0.0) * share,
         )
-    elif "torchtune" in stack.lineage and (is_compiled(point) or settings.get("compile") == "y"):
-        if program.checkpointing == "none":
-            kernels.append("torchtune-compiled")
-        if program.cross_entropy == "chunked":
-            compiled = 2.0 + 4.0 / _TORCHTUNE_CHUNKS
-            heads[key] = dataclasses.replace(
-                heads[key], logit_forward=compiled, logit_backward=compiled
-            )
     rules = dict(book.rules)
+    rule_key = (program.stack, program.method, program.precision, program.zero_stage)
+    if "torchtune" in stack.lineage:
+        if is_compiled(point) or settings.get("compile") == "y":
+            if program.checkpointing == "none":
+                kernels.append("torchtune-compiled")
+            if program.cross_entropy == "chunked":
+                heads[key] = dataclasses.replace(
+                    heads[key], logit_forward=_COMPILED_CHUNK, logit_backward=_COMPILED_CHUNK
+                )
+        if program.cross_entropy == "chunked" and program.method == "full":
+            # The head's gradient and the chunk's share of it, 2 bytes each.
+            head = {"head_copy_bytes": 4.0, "logit_grad": 0.0, "head_grad_bytes": 0.0}
+            rule = rules[rule_key]
+            rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, **head})
     if "optimizer_in_bwd" in point["optimizer_as_stated"].casefold():
         # Each gradient is used and freed as it comes; none waits for a step.
-        rule_key = (program.stack, program.method, program.precision, program.zero_stage)
         rule = rules[rule_key]
         rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, "grad_bytes": 0.0})
         constants["keeps_gradients"] = 0.0
