@@ -97,9 +97,9 @@ def with_words(
                 )
         if program.cross_entropy == "chunked" and program.method == "full":
             # The head's gradient and the chunk's share of it, 2 bytes each.
-            head = {"head_copy_bytes": 4.0, "logit_grad": 0.0, "head_grad_bytes": 0.0}
+            gradient = {"head_copy_bytes": 4.0, "logit_grad": 0.0, "head_grad_bytes": 0.0}
             rule = rules[rule_key]
-            rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, **head})
+            rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, **gradient})
     if "optimizer_in_bwd" in point["optimizer_as_stated"].casefold():
         # Each gradient is used and freed as it comes; none waits for a step.
         rule = rules[rule_key]

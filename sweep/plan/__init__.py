@@ -34,6 +34,7 @@ from sweep.plan.programs import (
     program_table,
     rule_of,
     stack_table,
+    unmet_wishes,
 )
 from sweep.plan.questions import LAYOUT_COLUMNS, Workload, choose_models, list_workloads
 from sweep.plan.setups import (
@@ -255,8 +256,9 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
     if not programs:
         raise PlanError(
             f"{spec.path}: no stack of {', '.join(spec.values('stack'))} supports any combination "
-            "of the methods, precisions, optimizers, ZeRO stages and offloads asked for; see "
-            "`sweep catalog show stacks`"
+            "of the methods, precisions, optimizers, ZeRO stages and offloads asked for"
+            f"{''.join(unmet_wishes(spec.axes['method'], values, book))}; see `sweep catalog show "
+            f"stacks {spec.values('stack')[0]}`"
         )
     rules: list[LayoutRule] = []
     program_rules = []

@@ -119,6 +119,35 @@ def list_programs(
     return found
 
 
+# What a stack's lists are called where a program has one value of them.
+_LISTED = {
+    "precision": "precisions",
+    "checkpointing": "checkpointing",
+    "attention": "attention",
+    "cross_entropy": "cross_entropy",
+    "optimizer": "optimizers",
+    "zero_stage": "zero_stages",
+    "offload": "offloads",
+}
+
+
+def unmet_wishes(
+    methods: Sequence[str], values: Mapping[str, tuple[Any, ...]], book: StackBook
+) -> list[str]:
+    """For each stack asked for, what it offers where nothing asked for is among it."""
+    found = []
+    for name in values["stack"]:
+        offered = book.stacks[name].supports
+        asked = {"methods": tuple(methods)} | {
+            listed: values[column] for column, listed in _LISTED.items()
+        }
+        for listed, wanted in asked.items():
+            if not set(wanted) & set(offered[listed]):
+                has = ", ".join(str(one) for one in offered[listed])
+                found.append(f"; {name} has {listed} {has}")
+    return found
+
+
 def supports(program: Program, book: StackBook) -> bool:
     """Whether a stack offers a program; offload needs sharded states (docs/physics.md section 6)."""
     stack = book.stacks[program.stack].supports
