@@ -165,8 +165,9 @@ def rates_of(row: Mapping[str, Any], catalogs: Catalogs) -> SetupRates:
 def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> list[Term]:
     """Bytes of the deciding pipeline stage: what rests, what each phase adds, what the device shows."""
     q = found.quantities
-    before = q["gradients"] if q["accumulation"] > 1 else 0.0
-    during = 0.0 if q["accumulation"] > 1 else q["gradients"]
+    stay = q["accumulation"] > 1 or found.stack["keeps_gradients"] == 1.0
+    before, during = (q["gradients"], 0.0) if stay else (0.0, q["gradients"])
+    head_copy = q["head_copy"] * found.stack["keeps_head_copy"]
     loss_buffer, layer_buffer = q["loss_buffer"], q["layer_buffer"]
     below = q["layer_gradient_local"] + q["embed_gradient"] + q["root_shard"]
     above = max(0.0, during - below) + q["root_open"]
@@ -201,28 +202,31 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
     phases = (
         ("forward", "p_forward", (
             ("resident", q["resident"], "as above"),
-            ("gradients", before, "from earlier micro-batches of the step"),
+            ("gradients", before, "of earlier micro-batches, or buffers that stay"),
             ("communication buffers", loss_buffer, "buckets, gathered root and layers"),
             ("kept activations", q["kept"], "sum over layers of the keep forms"),
-            ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
-            ("16-bit copy of the head", q["head_copy"], "2 h V under autocast"),
+            ("rotary, ids, caches", q["fixed"], "rotary + 32 T + caches - first-layer saving"),
+            ("16-bit copy of the head", q["head_copy"], "head_copy_bytes h V"),
+            ("gathered hidden states", q["whole_hidden"], "whole_hidden_bytes h T, tp > 1"),
             ("logits and loss", q["loss_forward"], "hidden_forward h T + logit_forward V T"),
         )),
         ("loss", "p_loss", (
             ("resident", q["resident"], "as above"),
-            ("gradients", before, "from earlier micro-batches of the step"),
+            ("gradients", before, "of earlier micro-batches, or buffers that stay"),
             ("communication buffers", loss_buffer, "buckets, gathered root and layers"),
             ("kept activations", q["kept_backward"], "without weight copies once forward is over"),
-            ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
-            ("16-bit copy of the head", q["head_copy"], "2 h V under autocast"),
+            ("rotary, ids, caches", q["fixed"], "rotary + 32 T + caches - first-layer saving"),
+            ("16-bit copy of the head", q["head_copy"], "head_copy_bytes h V"),
+            ("gathered hidden states", q["whole_hidden"], "whole_hidden_bytes h T, tp > 1"),
             ("logits and loss", q["loss_backward"], "hidden_backward h T + max(logits, head gradient)"),
         )),
         ("top layer backward", "p_top", (
             ("resident", q["resident"], "as above"),
-            ("gradients", before, "from earlier micro-batches of the step"),
+            ("gradients", before, "of earlier micro-batches, or buffers that stay"),
             ("communication buffers", layer_buffer, "buckets, gathered root and layers, one reduced"),
             ("kept activations", q["in_flight"] * q["kept_backward"], "micro-batches in flight x kept"),
-            ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
+            ("rotary, ids, caches", q["fixed"], "rotary + 32 T + caches - first-layer saving"),
+            ("16-bit copy of the head", head_copy, "where it stays for the layers"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
             ("head gradient", q["root_gradient"], "of the head, already there"),
             ("layer working set", q["work"], "max over the backward forms"),
@@ -232,7 +236,8 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
             ("gradients", before + above, "of the layers above"),
             ("communication buffers", layer_buffer, "buckets, gathered root and layers, one reduced"),
             ("kept activations", waiting + q["one_layer"], "one layer, and waiting micro-batches"),
-            ("rotary, ids, first layer", q["fixed"], "rotary tables + 32 T - first-layer saving"),
+            ("rotary, ids, caches", q["fixed"], "rotary + 32 T + caches - first-layer saving"),
+            ("16-bit copy of the head", head_copy, "where it stays for the layers"),
             ("residual gradient", q["residual"], "residual_bytes h T"),
             ("layer working set", q["work"], "max over the backward forms"),
             ("held by finished layers", q["held"], "FSDP1: inputs of frozen units and their gradients"),

@@ -11,6 +11,7 @@ import numpy as np
 from sweep.catalogs.architecture import lora_parameters
 from sweep.catalogs.stacks import StackBook
 from sweep.kernels.candidate import evaluate, layer_lines, step_seconds
+from sweep.kernels.memory import stage_bytes
 from sweep.kernels.tables import EMBED, HEAD, QUANTITIES, VISION, Quantity, pack
 from sweep.plan.cases import Case, build_case, case_table
 from sweep.plan.layouts import Layout
@@ -44,12 +45,16 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every quantity of a scenario by name (see kernels.tables.Quantity), its case and form bases."""
+    """Every quantity of a scenario by name (see kernels.tables.Quantity), its case and form bases.
+
+    `stack` holds the stack's constants by name, in the units of the stacks catalog.
+    """
 
     quantities: Mapping[str, float]
     case: Case
     basis: tuple[str, ...]
     array: np.ndarray
+    stack: Mapping[str, float]
 
     def step_seconds(self, rates: SetupRates, dtype: int) -> float:
         """Seconds of one step on a setup; inf when it lacks the compute dtype."""
@@ -107,7 +112,7 @@ def evaluate_scenario(
 ) -> Evaluation:
     """Evaluate one scenario: bytes by phase, FLOP and bytes moved, as the kernels compute them.
 
-    With several pipeline stages the one that needs most decides, or `stage`: 0 the first, 1 the last.
+    With several pipeline stages the one that needs most decides, or `stage`: memory.FIRST, LAST or SECOND.
     """
     program = scenario.program
     case = build_case(scenario.shape, program, scenario.seq_len, book)
@@ -123,25 +128,26 @@ def evaluate_scenario(
     stack = pack(stack_table([program.stack], book))[0]
     record = pack(cases)[0]
     tp, pp, cp, ep, sequence = scenario.layout
-    lines = np.empty((3 + 2 * forms.backward.shape[1], 3))
-    count = layer_lines(
+    lines = np.empty((2 + 2 * forms.backward.shape[1], 4))
+    layer_lines(
         lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp, ep,
-        int(sequence), row["checkpointed"],
+        int(sequence),
     )  # fmt: skip
     out, other = np.zeros(QUANTITIES), np.zeros(QUANTITIES)
     evaluate(
-        out, other, lines, count, model, row, record, stack, scenario.seq_len,
+        out, other, lines, model, row, record, stack, scenario.seq_len,
         scenario.vision_flop,
         scenario.global_batch, scenario.micro_batch, scenario.gpus, scenario.gpus_per_node,
         scenario.dp, tp, pp, cp, ep, int(sequence),
     )  # fmt: skip
     names = {quantity.name.lower(): float(out[quantity]) for quantity in Quantity}
-    if (
-        stage is not None
-        and out[Quantity.STAGE] != stage
-        and other[Quantity.STAGE] == stage
-        and pp > 1
-    ):
+    if stage is not None and pp > 1:
+        tokens = out[Quantity.TOKENS]
+        stage_bytes(
+            other, stage, lines, model, row, record, stack, scenario.seq_len, tokens,
+            out[Quantity.ACCUMULATION], tp, pp, cp, ep, int(sequence), scenario.dp * cp, True,
+        )  # fmt: skip
         memory = range(Quantity.DEVICE + 1)
         names |= {Quantity(index).name.lower(): float(other[index]) for index in memory}
-    return Evaluation(names, case, tuple(basis), out)
+    constants = {name: float(stack[name]) for name in stack.dtype.names}
+    return Evaluation(names, case, tuple(basis), out, constants)

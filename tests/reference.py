@@ -102,11 +102,12 @@ def accumulation(sc: Scenario) -> float:
 
 
 class Stage(NamedTuple):
-    """One pipeline stage before sharding: F, Fe, t, te of the page, and its gathered root."""
+    """One pipeline stage before sharding: n_g, F, Fe, t, te of the page, and its gathered root."""
 
     name: str
     first: bool
     last: bool
+    layers: tuple[float, ...]
     frozen: float
     frozen_expert: float
     trained: float
@@ -119,17 +120,44 @@ def stage_share(sc: Scenario) -> float:
     return math.ceil(layers / pp) / layers
 
 
-def layers_outside_experts(sc: Scenario, quantity: str) -> float:
+def layers_of_stage(sc: Scenario, name: str) -> tuple[float, ...]:
+    """n_g, the layers of each group on a stage: the layers in their order, counted one by one."""
+    groups, pp = sc["model"]["groups"], sc["knobs"]["pp"]
+    counts = tuple(float(group["count"]) for group in groups)
+    if pp == 1:
+        return counts
+    if len(groups) == 1 or sc["model"]["interleaved"]:
+        return tuple(count * stage_share(sc) for count in counts)
+    order = [0] * groups[0]["count"] + [1] * groups[1]["count"]
+    each = math.ceil(sc["model"]["layers"] / pp)
+    begin = {"first": 0, "second": each, "last": len(order) - each}[name]
+    held = (order + [1] * each)[begin : begin + each]
+    return float(held.count(0)), float(held.count(1))
+
+
+def layer_part(sc: Scenario, group: Mapping[str, Any], part: str, quantity: str) -> float:
+    """A part of one layer of a group; of a model with one group, an equal share of all layers."""
+    if "parts" in group:
+        return float(group["parts"][part][quantity])
+    return float(sc["model"]["parts"][part][quantity]) / group["count"]
+
+
+def layers_outside_experts(sc: Scenario, quantity: str, layers: Sequence[float]) -> float:
     """linear_rank + other_rank, in frozen bytes or trained elements."""
-    parts = sc["model"]["parts"]
-    share = stage_share(sc)
-    return parts["linear"][quantity] * share / sc["knobs"]["tp"] + parts["other"][quantity] * share
+    total = 0.0
+    for n, group in zip(layers, sc["model"]["groups"], strict=True):
+        total += n * layer_part(sc, group, "linear", quantity) / sc["knobs"]["tp"]
+        total += n * layer_part(sc, group, "other", quantity)
+    return total
 
 
-def experts_of_rank(sc: Scenario, quantity: str) -> float:
-    k = sc["knobs"]
-    expert = sc["model"]["parts"]["expert"][quantity]
-    return expert * stage_share(sc) / (k["tp"] * k["ep"])
+def experts_of_rank(sc: Scenario, quantity: str, layers: Sequence[float]) -> float:
+    k, groups = sc["knobs"], sc["model"]["groups"]
+    held = (
+        n * layer_part(sc, group, "expert", quantity)
+        for n, group in zip(layers, groups, strict=True)
+    )
+    return sum(held) / (k["tp"] * k["ep"])
 
 
 def root_of_stage(sc: Scenario, quantity: str, first: bool, last: bool) -> float:
@@ -145,26 +173,40 @@ def root_of_stage(sc: Scenario, quantity: str, first: bool, last: bool) -> float
     return amount
 
 
-def stage(sc: Scenario, name: str, first: bool, last: bool) -> Stage:
+def stage(
+    sc: Scenario, name: str, first: bool, last: bool, layers: tuple[float, ...] | None = None
+) -> Stage:
+    layers = layers_of_stage(sc, name) if layers is None else layers
     root_frozen = root_of_stage(sc, "frozen_bytes", first, last)
     root_trained = root_of_stage(sc, "trained", first, last)
     return Stage(
         name=name,
         first=first,
         last=last,
-        frozen=layers_outside_experts(sc, "frozen_bytes") + root_frozen,
-        frozen_expert=experts_of_rank(sc, "frozen_bytes"),
-        trained=layers_outside_experts(sc, "trained") + root_trained,
-        trained_expert=experts_of_rank(sc, "trained"),
+        layers=layers,
+        frozen=layers_outside_experts(sc, "frozen_bytes", layers) + root_frozen,
+        frozen_expert=experts_of_rank(sc, "frozen_bytes", layers),
+        trained=layers_outside_experts(sc, "trained", layers) + root_trained,
+        trained_expert=experts_of_rank(sc, "trained", layers),
         root_gather=root_frozen + sc["rule"]["gather_bytes"] * root_trained,
     )
 
 
 def stages(sc: Scenario) -> list[Stage]:
-    """The stages that are evaluated: the only one, or the first and the last."""
+    """The stages that are evaluated: the only one, or the first, the last and maybe the second."""
     if sc["knobs"]["pp"] == 1:
         return [stage(sc, "only", True, True)]
-    return [stage(sc, "first", True, False), stage(sc, "last", False, True)]
+    ends = [stage(sc, "first", True, False), stage(sc, "last", False, True)]
+    apart = len(sc["model"]["groups"]) > 1 and not sc["model"]["interleaved"]
+    if sc["knobs"]["pp"] > 2 and apart:
+        return [*ends, stage(sc, "second", False, False)]
+    return ends
+
+
+def mean_stage(sc: Scenario) -> Stage:
+    """The first stage with layers of the mean kind, which the time model moves."""
+    layers = tuple(group["count"] * stage_share(sc) for group in sc["model"]["groups"])
+    return stage(sc, "mean", True, sc["knobs"]["pp"] == 1, layers)
 
 
 def replicates_adapters(sc: Scenario) -> bool:
@@ -192,7 +234,8 @@ def frozen(sc: Scenario, st: Stage) -> float:
     if sc["knobs"]["zero_stage"] == 3:
         held = st.frozen / shards(sc) + st.frozen_expert / expert_shards(sc)
         if sc["stack"]["replicates_scales"]:
-            scales = sc["model"]["scale_bytes"] * stage_share(sc) / sc["knobs"]["tp"]
+            share = sum(st.layers) / sc["model"]["layers"]
+            scales = sc["model"]["scale_bytes"] * share / sc["knobs"]["tp"]
             held += scales * (1 - 1 / shards(sc))
         return held
     return st.frozen + st.frozen_expert
@@ -264,7 +307,7 @@ def root_gather(sc: Scenario, st: Stage) -> float:
     if sc["knobs"]["zero_stage"] != 3:
         return 0.0
     live = 2 * sc["stack"]["live_elements"]
-    everything = st.root_gather + sc["model"]["layers"] * stage_share(sc) * layer_gather(sc)
+    everything = st.root_gather + sum(st.layers) * layer_gather(sc)
     return max(sc["stack"]["root_gather_copies"] * st.root_gather, min(everything, live))
 
 
@@ -302,34 +345,43 @@ def layer_buffer(sc: Scenario, st: Stage) -> float:
 # -- 3. the step as a timeline -------------------------------------------------------------------
 
 
-def keep_lines(sc: Scenario, prime: bool) -> list[tuple[float, Line]]:
-    """Each group's layers and keep line; `prime` drops b when layers are recomputed (kb')."""
+def keep_lines(sc: Scenario, st: Stage, prime: bool) -> list[tuple[float, Line]]:
+    """The layers and keep line of each group on a stage; `prime` drops b if recomputed (kb')."""
     lines = []
-    for group in sc["model"]["groups"]:
+    for n, group in zip(st.layers, sc["model"]["groups"], strict=True):
         kept = line(group["keep"], group["values"], sc["knobs"])
         if prime and sc["rule"]["checkpointing"] != "none":
             kept = Line(kept.a, 0.0)
-        lines.append((group["count"], kept))
+        lines.append((n, kept))
     return lines
 
 
-def keep(sc: Scenario, prime: bool) -> float:
+def keep(sc: Scenario, st: Stage, prime: bool) -> float:
     """keep, or keep' when `prime`."""
-    kept = sum(count * kept.at(tokens(sc)) for count, kept in keep_lines(sc, prime))
-    return stage_share(sc) * kept
+    return sum(n * kept.at(tokens(sc)) for n, kept in keep_lines(sc, st, prime))
 
 
-def one_layer(sc: Scenario) -> float:
-    return max(kept.at(tokens(sc)) for _, kept in keep_lines(sc, prime=True))
+def one_layer(sc: Scenario, st: Stage) -> float:
+    return max(kept.at(tokens(sc)) for n, kept in keep_lines(sc, st, prime=True) if n)
 
 
-def working_set(sc: Scenario) -> float:
+def groups_of_stage(sc: Scenario, st: Stage) -> list[Mapping[str, Any]]:
+    return [group for n, group in zip(st.layers, sc["model"]["groups"], strict=True) if n]
+
+
+def working_set(sc: Scenario, st: Stage) -> float:
     """W(T)."""
     return max(
         line(form, group["values"], sc["knobs"]).at(tokens(sc))
-        for group in sc["model"]["groups"]
+        for group in groups_of_stage(sc, st)
         for form in group["backward"]
     )
+
+
+def cached(sc: Scenario, st: Stage) -> float:
+    """Bytes that a stage holds all step long for each kind of layer it has."""
+    found = groups_of_stage(sc, st)
+    return sum(line(g.get("cached", {}), g["values"], sc["knobs"]).b for g in found)
 
 
 def hidden_tokens(sc: Scenario) -> float:
@@ -339,11 +391,11 @@ def hidden_tokens(sc: Scenario) -> float:
     return elements / k["tp"] if k["sequence_parallel"] else elements
 
 
-def fixed(sc: Scenario) -> float:
+def fixed(sc: Scenario, st: Stage) -> float:
     rule, k = sc["rule"], sc["knobs"]
     rotary = rule["rotary_bytes"] * 2 * (k["seq_len"] / k["cp"]) * sc["model"]["rotary_dim"]
     images = sc["model"]["vision_kept_bytes"] * tokens(sc) * k["cp"] / k["seq_len"]
-    return rotary + (32 - rule["first_layer_saving"]) * tokens(sc) + images
+    return rotary + (32 - rule["first_layer_saving"]) * tokens(sc) + images + cached(sc, st)
 
 
 def softcap_bytes(sc: Scenario) -> float:
@@ -368,7 +420,9 @@ def head_copy(sc: Scenario) -> float:
 
 def inflight(sc: Scenario, st: Stage) -> float:
     pp = sc["knobs"]["pp"]
-    return min(accumulation(sc), pp) if st.first and pp > 1 else 1
+    if st.last:
+        return 1
+    return min(accumulation(sc), pp if st.first else pp - 1)
 
 
 def grads_before(sc: Scenario, st: Stage) -> float:
@@ -510,38 +564,40 @@ def step_temporaries(sc: Scenario, st: Stage) -> float:
     return rule["temp_element_bytes"] * local_elements(sc, st) + tensor
 
 
-def held_by_finished(sc: Scenario) -> float:
+def held_by_finished(sc: Scenario, st: Stage) -> float:
     """`held`: inputs and their gradients that FSDP1's hooks on frozen units keep."""
     rule = sc["rule"]
     frozen_layers = not rule["layers_trained"]
     checkpointed = rule["checkpointing"] != "none"
     if sc["knobs"]["zero_stage"] != 3 or not (frozen_layers and checkpointed):
         return 0.0
-    layers = max(0.0, sc["model"]["layers"] * stage_share(sc) - 2)
-    inputs = max(0.0, keep(sc, prime=True) - one_layer(sc))
+    layers = max(0.0, sum(st.layers) - 2)
+    inputs = max(0.0, keep(sc, st, prime=True) - one_layer(sc, st))
     return sc["stack"]["holds_finished_layers"] * (inputs + 2 * hidden_tokens(sc) * layers)
 
 
 def phases(sc: Scenario, st: Stage) -> dict[str, float]:
     """The allocated bytes of each phase that a stage goes through."""
     held = resident(sc, st) + grads_before(sc, st)
-    at_loss = held + loss_buffer(sc, st) + fixed(sc) + head_copy(sc)
+    at_loss = held + loss_buffer(sc, st) + fixed(sc, st) + head_copy(sc)
     if sc["knobs"]["tp"] > 1:
         whole = sc["model"]["hidden_size"] * tokens(sc)
         at_loss += sc["stack"]["whole_hidden_bytes"] * whole
-    at_layers = held + layer_buffer(sc, st) + fixed(sc) + working_set(sc)
+    at_layers = held + layer_buffer(sc, st) + fixed(sc, st) + working_set(sc, st)
+    if st.last:
+        at_layers += sc["stack"]["keeps_head_copy"] * head_copy(sc)
     at_layers += sc["rule"]["residual_bytes"] * hidden_tokens(sc)
-    in_flight, kept = inflight(sc, st), keep(sc, prime=True)
+    in_flight, kept = inflight(sc, st), keep(sc, st, prime=True)
     finished = grads_during(sc, st) - layer_grad_local(sc) - embed_grad(sc, st)
     finished = max(0.0, finished - root_shard(sc, st)) + root_open(sc, st)
 
     bytes_of = {}
     if st.last:
-        bytes_of["forward"] = at_loss + keep(sc, prime=False) + loss_forward(sc)
+        bytes_of["forward"] = at_loss + keep(sc, st, prime=False) + loss_forward(sc)
         bytes_of["loss"] = at_loss + kept + loss_backward(sc)
     bytes_of["top"] = at_layers + in_flight * kept + root_grad(sc, st)
-    bytes_of["bottom"] = at_layers + finished + (in_flight - 1) * kept + one_layer(sc)
-    bytes_of["bottom"] += held_by_finished(sc)
+    bytes_of["bottom"] = at_layers + finished + (in_flight - 1) * kept + one_layer(sc, st)
+    bytes_of["bottom"] += held_by_finished(sc, st)
     if st.first:
         bytes_of["end"] = held + grads_during(sc, st) + embed_end(sc, st)
     bytes_of["step"] = resident(sc, st) + resident_grads(sc, st) + step_temporaries(sc, st)
@@ -744,7 +800,7 @@ def volume_of_stage(sc: Scenario, st: Stage) -> tuple[float, float]:
 
 def shard_volumes(sc: Scenario) -> tuple[float, float]:
     """Of the first stage."""
-    return volume_of_stage(sc, stages(sc)[0])
+    return volume_of_stage(sc, mean_stage(sc))
 
 
 def shard_latency_s(sc: Scenario, volume: float) -> float:
@@ -825,7 +881,7 @@ def pipeline_s(sc: Scenario) -> float:
 
 
 def optimizer_s(sc: Scenario) -> float:
-    elements, setup, stack = local_elements(sc, stages(sc)[0]), sc["setup"], sc["stack"]
+    elements, setup, stack = local_elements(sc, mean_stage(sc)), sc["setup"], sc["stack"]
     if not optimizer_offloaded(sc):
         return over(sc["rule"]["traffic_bytes"] * elements, setup["memory_rate"])
     host_traffic = stack["host_traffic_bytes"] * elements * setup["gpus_per_node"]
@@ -836,7 +892,7 @@ def optimizer_s(sc: Scenario) -> float:
 def fetch_s(sc: Scenario) -> float:
     """Bringing offloaded parameters in, each micro-batch."""
     setup = sc["setup"]
-    first = stages(sc)[0]
+    first = mean_stage(sc)
     stored = weights(sc, first) + frozen(sc, first)
     if sc["knobs"]["offload"] == "params-cpu":
         return over(2 * stored, setup["pcie_rate"])

@@ -48,7 +48,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
     matmul, attention, elementwise = RECOMPUTE[program.checkpointing]
     peak = rates.peaks[DTYPE_ROW[rule.compute_dtype]]
     groups = []
-    for variant, group in zip(case.variants, shape.groups, strict=True):
+    for number, (variant, group) in enumerate(zip(case.variants, shape.groups, strict=True)):
         forms = book.forms.resolve(variant)
         values = {
             key: value for key, value in group.values.items() if key not in ("T", "s", "1", "r")
@@ -59,6 +59,14 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
                 "count": group.group.count,
                 "values": values,
                 "keep": dict(forms.keep),
+                "cached": dict(forms.cached),
+                "parts": {
+                    part: {
+                        "frozen_bytes": case.group_frozen_bytes[number][i],
+                        "trained": case.group_trained[number][i],
+                    }
+                    for i, part in enumerate(LAYER_PARTS)
+                },
                 "backward": [dict(form) for form in forms.backward],
                 "linear_active": group.linear_active,
                 "expert_active": group.expert_active,
@@ -76,6 +84,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
             "hidden_size": model.hidden_size,
             "vocab_size": model.vocab_size,
             "tied": model.tie_word_embeddings,
+            "interleaved": shape.counts.interleaved,
             "softcap_bytes": 2 if model.model_type == "gemma2" else 0,
             "vision_flop": workload.vision_flop,
             "rotary_dim": (model.qk_rope_head_dim or model.head_dim) if rotary else 0,

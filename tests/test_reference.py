@@ -29,8 +29,9 @@ STACK = {
     0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5, "tp_exposed": 0.5, "dp_exposed": 0.25,
     "latency_s": 0.5, "host_traffic_bytes": 28, "transfer_bytes": 6, "loss_gathered_layers": 1,
     "backward_gathered_layers": 2, "reduced_layers": 1, "holds_finished_layers": 0,
-    "replicates_scales": 0, "replicates_adapters": 0, "root_gather_copies": 1, "keeps_gradients":
-    0, "whole_hidden_bytes": 0, "live_elements": 0, "offloads_gradients": 1,
+    "replicates_scales": 0, "replicates_adapters": 0, "root_gather_copies": 1,
+    "keeps_gradients": 0, "keeps_head_copy": 0, "whole_hidden_bytes": 0, "live_elements": 0,
+    "offloads_gradients": 1,
 }  # fmt: skip
 SETUP = {
     "gpus": 1, "gpus_per_node": 1, "usable_bytes": 1e6, "memory_headroom": 0.0,

@@ -200,7 +200,7 @@ FAULTS = {
     "a phase there is not": (
         "layer_forms.csv",
         setting(KEPT, phase="kept"),
-        "phase: value: found 'kept', allowed one of keep, forward, backward (did you mean 'keep'?)",
+        "phase: value: found 'kept', allowed one of keep, forward, backward, cached (did you mean 'keep'?)",
     ),
 }
 

@@ -238,7 +238,7 @@ class FormBook:
             if near in self._traced:
                 found = self._traced[near]
                 basis = found.basis if near == variant else "derived from the nearest variant"
-                return LayerForms(found.keep, found.forward, found.backward, basis)
+                return LayerForms(found.keep, found.forward, found.backward, basis, found.cached)
         return None
 
     def _derive_checkpointed(self, variant: LayerVariant) -> LayerForms | None:

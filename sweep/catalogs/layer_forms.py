@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ FEATURES: tuple[str, ...] = (
     "h*hq", "h*hkv", "h*f", "h*h", "h", "1", "r*h", "r*hq", "r*hkv", "r*f", "s*d",
     "E*h", "E*fe", "E*fe*h", "h*fs", "h*dr", "h*nq*dv", "h*rkv", "h*rq",
     "r*dr", "r*nq*dn", "r*nq*dr", "r*nq*dv", "r*rkv", "r*rq",
-    "rkv*nq*dn", "rkv*nq*dv", "rq*nq*dn", "rq*nq*dr",
+    "rkv*nq*dn", "rkv*nq*dv", "rq*nq*dn", "rq*nq*dr", "h*fe",
     "T*hw",  # a hidden state that no parallelism divides
 )  # fmt: skip
 FEATURE_INDEX: Mapping[str, int] = {name: index for index, name in enumerate(FEATURES)}
@@ -82,6 +82,7 @@ class KernelChange(NamedTuple):
 class LayerForms:
     """One variant's forms: bytes kept for backward, and the working sets above the live bytes.
 
+    `cached` is what a stage with such a layer holds all step long, once for all its layers;
     `forward` and `backward` are sets whose maximum is the working set while a middle layer runs.
     `basis` says where they come from: "traced", or how they were derived from traced ones.
     """
@@ -90,6 +91,7 @@ class LayerForms:
     forward: tuple[Form, ...]
     backward: tuple[Form, ...]
     basis: str
+    cached: Form = field(default_factory=dict)
 
 
 def parse_form(text: str) -> dict[str, float]:
@@ -130,7 +132,7 @@ _COLUMNS = (
     Column("attention", str, required=True, vocabulary=("flash", "eager")),
     Column("padding_mask", bool, required=True),
     Column("checkpointing", str, required=True, vocabulary=("none", "selective", "full")),
-    Column("phase", str, required=True, vocabulary=("keep", "forward", "backward")),
+    Column("phase", str, required=True, vocabulary=("keep", "forward", "backward", "cached")),
     Column("op", str),
     Column("form", str, required=True),
     Column("max_error_bytes", float, "bytes", required=True, low=0.0),
@@ -219,10 +221,16 @@ def load_layer_forms(
                 where = f"{path}: {variant}"
                 problems.append(Problem(where, "keep forms", found_keeps, "exactly one"))
                 continue
+            cached = phases.get("cached", [])
+            if len(cached) > 1 or any(name.startswith("T") for form in cached for name in form):
+                where = f"{path}: {variant}"
+                problems.append(Problem(where, "cached forms", str(cached), "one, without tokens"))
+                continue
             forms[variant] = LayerForms(
                 keep=phases["keep"][0],
                 forward=tuple(phases.get("forward", ())),
                 backward=tuple(phases.get("backward", ())),
                 basis=basis[variant],
+                cached=cached[0] if cached else {},
             )
     return forms, problems

@@ -25,6 +25,7 @@ CONSTANTS: Mapping[str, str] = {
     "replicates_adapters": "share",
     "root_gather_copies": "copies",
     "keeps_gradients": "share",
+    "keeps_head_copy": "share",
     "whole_hidden_bytes": "bytes",
     "reserved_logit_bytes": "bytes",
     "live_elements": "elements",

@@ -84,12 +84,16 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
     return Match(scenario, book, said[0] if said else None)
 
 
+# Stacks whose tensor parallelism is sequence parallel too unless one says otherwise.
+_SEQUENCE_PARALLEL = ("torchtitan", "megatron")
+
+
 def _layout(point: Point) -> Layout:
     tp, pp = point.whole("tp", 1), point.whole("pp", 1)
     cp, ep = point.whole("cp", 1), point.whole("ep", 1)
     words = point["parallelism"].casefold()
     said = "sequence parallel" in words or re.search(r"\bsp\b", words) is not None
-    return Layout(tp, pp, cp, ep, tp > 1 and (said or point["stack"] == "torchtitan"))
+    return Layout(tp, pp, cp, ep, tp > 1 and (said or point["stack"] in _SEQUENCE_PARALLEL))
 
 
 def _shape(point: Point, model: Model, method: str) -> ModelShape:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from sweep.kernels.compile import scalar
-from sweep.kernels.memory import feature_share, stage_bytes
+from sweep.kernels.memory import (
+    CACHED,
+    FIRST,
+    KEEP_A,
+    KEEP_B,
+    LAST,
+    SETS_END,
+    feature_share,
+    stage_bytes,
+)
 from sweep.kernels.tables import Quantity
 from sweep.kernels.time import communication_terms, compute_terms, norm4
 
@@ -39,24 +48,26 @@ OPTIMIZER_S = int(Quantity.OPTIMIZER_S)
 
 @scalar
 def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep,
-                sequence_parallel, checkpointed):  # fmt: skip
-    """Fill in the linear forms of a model's layers as lines in the tokens; returns how many.
+                sequence_parallel):  # fmt: skip
+    """Fill in the linear forms of a model's layers as lines in the tokens.
 
-    lines[0] is what all layers keep (a [bytes/token], b [bytes]); lines[1], [2] what one layer of
-    each group keeps in backward; from lines[3] on the working sets, dominated ones left out.
+    lines[0], [1] are what one layer of each group keeps (a [bytes/token], b [bytes]) and more of the
+    group, see memory.KEEP_A and on; then the working sets by group, dominated ones left out.
     Source: traced layer forms (the layer_forms catalog), docs/physics.md section 1.
     """
     kv_heads = model.kv_heads
     features = forms.token.shape[0]
-    lines[:3] = 0.0
-    used = 3
+    lines[:2] = 0.0
+    used = 2
     for g in range(2):
         count = model.group_count[g]
         if count == 0:
+            lines[g, SETS_END] = used
             continue
         variant = case.variant[g]
         keep_a = 0.0
         keep_b = 0.0
+        cached = 0.0
         first = used
         backward = forms.backward_count[variant]
         for row in range(backward):
@@ -78,12 +89,12 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep
                     lines[used + row, 0] += forms.backward[variant, row, f] * value
             else:
                 keep_b += forms.keep[variant, f] * value
+                cached += forms.cached[variant, f] * value
                 for row in range(backward):
                     lines[used + row, 1] += forms.backward[variant, row, f] * value
-        lines[0, 0] += count * keep_a
-        lines[0, 1] += count * keep_b
-        lines[1 + g, 0] = keep_a
-        lines[1 + g, 1] = 0.0 if checkpointed == 1 else keep_b
+        lines[g, KEEP_A] = keep_a
+        lines[g, KEEP_B] = keep_b
+        lines[g, CACHED] = cached
         # Keep only lines that no other line of the set is above everywhere (T >= 0).
         kept = first
         for row in range(first, first + backward):
@@ -105,16 +116,17 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep
                 lines[kept, 1] = lines[row, 1]
                 kept += 1
         used = kept
-    return used
+        lines[g, SETS_END] = used
 
 
 @scalar
-def evaluate(out, spare, lines, line_count, model, program, case, stack, seq_len, vision_flop,
+def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flop,
              global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep,
              sequence_parallel):  # fmt: skip
     """Fill `out` (see Quantity) for one candidate; nothing here depends on the kind of GPU.
 
-    Of two pipeline stages the one with more bytes on the device decides; `spare` is room for it.
+    Of several pipeline stages the one with most bytes on the device decides; `spare` is room for
+    another. One in the middle can need most only where the first has layers of another kind.
 
     Derivation: docs/physics.md sections 2 to 5.
     """
@@ -122,25 +134,25 @@ def evaluate(out, spare, lines, line_count, model, program, case, stack, seq_len
     accumulation = global_batch / (micro_batch * dp)
     shards = dp * cp
     several = gpus > 1
-    work = 0.0
-    for row in range(3, line_count):
-        work = max(work, lines[row, 0] * tokens + lines[row, 1])
-    one_layer = max(lines[1, 0] * tokens + lines[1, 1], lines[2, 0] * tokens + lines[2, 1])
     stage_bytes(
-        out, 0, model, program, case, stack, seq_len, tokens, accumulation, tp, pp, cp, ep,
-        sequence_parallel, shards, several, lines[0, 0], lines[0, 1], work, one_layer,
+        out, FIRST, lines, model, program, case, stack, seq_len, tokens, accumulation,
+        tp, pp, cp, ep, sequence_parallel, shards, several,
     )  # fmt: skip
     offloaded = out[OFFLOADED]
+    stages = 1
     if pp > 1:
+        stages = 2
+        if pp > 2 and model.group_count[1] > 0 and model.interleaved == 0:
+            stages = 3
+    for stage in range(LAST, stages):
         stage_bytes(
-            spare, 1, model, program, case, stack, seq_len, tokens, accumulation, tp, pp, cp, ep,
-            sequence_parallel, shards, several, lines[0, 0], lines[0, 1], work, one_layer,
+            spare, stage, lines, model, program, case, stack, seq_len, tokens, accumulation,
+            tp, pp, cp, ep, sequence_parallel, shards, several,
         )  # fmt: skip
         offloaded = max(offloaded, spare[OFFLOADED])
         if spare[DEVICE] > out[DEVICE]:
-            # Swapped, not copied: whoever asks for one stage finds the other in `spare`.
             for i in range(out.shape[0]):
-                out[i], spare[i] = spare[i], out[i]
+                out[i] = spare[i]
     out[OFFLOADED] = offloaded
     out[HOST] = gpus_per_node * (stack.process_bytes + offloaded)
     stage_share = -(-model.layers // pp) / model.layers

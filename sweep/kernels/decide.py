@@ -44,11 +44,11 @@ def knob_number(p, batch, layout, micro, batches, layouts, micros):
 
 @scalar
 def fill_candidates(w, k, workloads, choices, layouts, splits, models, features, forms, programs,
-                    cases, stacks, classes, batches, lines, line_count, table, identity):  # fmt: skip
+                    cases, stacks, classes, batches, lines, lines_known, table, identity):  # fmt: skip
     """Evaluate every knob combination of workload w on class k into `table`; returns how many.
 
     table [N, QUANTITIES] takes the quantities, identity i64 [N, 3] knob number, dtype and offload.
-    `lines` and `line_count` hold the layer lines of this workload, computed when first needed.
+    `lines` and `lines_known` hold the layer lines of this workload, computed when first needed.
     """
     m = workloads.model[w]
     model = models[m]
@@ -79,18 +79,19 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                 sp = layouts.sequence_parallel[layout]
                 x = layouts.split[layout]
                 dp = gpus // (tp * pp * cp)
-                if line_count[at - first_case, x] == 0:
-                    line_count[at - first_case, x] = layer_lines(
+                if lines_known[at - first_case, x] == 0:
+                    layer_lines(
                         lines[at - first_case, x], model, features[m], forms, case,
-                        program.lora_rank, seq_len, tp, ep, sp, program.checkpointed,
+                        program.lora_rank, seq_len, tp, ep, sp,
                     )  # fmt: skip
+                    lines_known[at - first_case, x] = 1
                 for micro in range(workloads.first_micro[w], workloads.last_micro[w]):
                     micro_batch = choices.micro_batches[micro]
                     if global_batch % (micro_batch * dp) != 0:
                         continue
                     evaluate(
-                        table[found], spare, lines[at - first_case, x], line_count[at - first_case, x],
-                        model, program, case, stack, seq_len, workloads.vision_flop[w],
+                        table[found], spare, lines[at - first_case, x], model, program, case, stack,
+                        seq_len, workloads.vision_flop[w],
                         global_batch, micro_batch,
                         gpus, gpus_per_node, dp, tp, pp, cp, ep, sp,
                     )  # fmt: skip
@@ -220,17 +221,17 @@ def write_row(row, out, knob, verdict, seconds, verdicts, knobs, measures):
 
 @scalar
 def scratch(first, last, workloads, splits, forms, candidate_counts):
-    """Working arrays of one block: candidate table, identities, layer lines and their counts."""
+    """Working arrays of one block: candidate table, identities, layer lines and which are there."""
     most_cases = 1
     for w in range(first, last):
         most_cases = max(most_cases, workloads.last_case[w] - workloads.first_case[w])
     most = max(1, candidate_counts.max())
-    rows = 3 + 2 * forms.backward.shape[1]
+    rows = 2 + 2 * forms.backward.shape[1]
     table = np.empty((most, QUANTITIES))
     identity = np.empty((most, 3), np.int64)
-    lines = np.empty((most_cases, splits.tp.shape[0], rows, 3))
-    line_count = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
-    return table, identity, lines, line_count
+    lines = np.empty((most_cases, splits.tp.shape[0], rows, 4))
+    lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
+    return table, identity, lines, lines_known
 
 
 @kernel
@@ -249,17 +250,17 @@ def decide_best(first, last, workloads, choices, layouts, splits, models, featur
     for k in range(classes.first.shape[0]):
         most = max(most, classes.last[k] - classes.first[k])
     state = np.empty((5, most))
-    table, identity, lines, line_count = scratch(
+    table, identity, lines, lines_known = scratch(
         first, last, workloads, splits, forms, candidate_counts
     )
     for w in range(first, last):
-        line_count[:] = 0
+        lines_known[:] = 0
         for k in range(classes.first.shape[0]):
             lo = classes.first[k]
             hi = classes.last[k]
             found = fill_candidates(
                 w, k, workloads, choices, layouts, splits, models, features, forms, programs, cases, stacks,
-                classes, batches, lines, line_count, table, identity,
+                classes, batches, lines, lines_known, table, identity,
             )  # fmt: skip
             size = hi - lo
             state[0, :size] = math.inf
@@ -309,16 +310,16 @@ def decide_all(first, last, first_class, last_class, workloads, choices, layouts
     Fills workload_ids u32, setup_ids u32, verdicts u8, knobs i64, measures f64 [rows, MEASURES] for
     the sum over workloads and classes of candidates x setups; returns that number.
     """
-    table, identity, lines, line_count = scratch(
+    table, identity, lines, lines_known = scratch(
         first, last, workloads, splits, forms, candidate_counts
     )
     start = 0
     for w in range(first, last):
-        line_count[:] = 0
+        lines_known[:] = 0
         for k in range(first_class, last_class):
             found = fill_candidates(
                 w, k, workloads, choices, layouts, splits, models, features, forms, programs, cases, stacks,
-                classes, batches, lines, line_count, table, identity,
+                classes, batches, lines, lines_known, table, identity,
             )  # fmt: skip
             for i in range(classes.first[k], classes.last[k]):
                 for candidate in range(found):

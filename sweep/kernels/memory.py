@@ -23,6 +23,12 @@ from sweep.kernels.tables import (
     Quantity,
 )
 
+# The pipeline stages that can need most: the first, the last, and the one after the first.
+FIRST, LAST, SECOND = range(3)
+# Columns of the two first layer lines, one a group: kept bytes per token and besides, bytes that a
+# stage with such a layer caches all step long, and the row after the group's working sets.
+KEEP_A, KEEP_B, CACHED, SETS_END = range(4)
+
 # Plain ints: enum members are not constants to the compiler.
 _FUSED_LINEAR = int(CrossEntropy.FUSED_LINEAR)
 _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
@@ -84,30 +90,52 @@ def fused_linear_chunk(tokens, vocab, hidden):
 
 
 @scalar
-def stage_elements(parts, tied_embed, tp, ep, stage_share, pp, stage):
-    """A quantity given by part, as one rank of a pipeline stage holds it: (outside, inside experts).
+def stage_layers(model, pp, stage):
+    """Layers of the first and of the second group that a pipeline stage holds.
 
-    Derivation: docs/physics.md section 2. Stage 0 has the embedding and the vision tower, the last
-    the head (and its own copy of a tied embedding).
+    Derivation: docs/physics.md section 2. Groups follow one another unless they are interleaved; a
+    stage that may be short counts as full, so that an uneven split is never called smaller.
     """
-    dense = parts[LINEAR] * stage_share / tp + parts[OTHER] * stage_share
-    expert = parts[EXPERT] * stage_share / (tp * ep)
-    if stage == 0:
-        dense += parts[EMBED] / tp + parts[VISION]
-    if stage == 1 or pp == 1:
-        dense += parts[HEAD] / tp
-        if tied_embed == 1 and pp > 1:
-            dense += parts[EMBED] / tp
-    return dense, expert
+    first = 1.0 * model.group_count[0]
+    second = 1.0 * model.group_count[1]
+    if pp == 1:
+        return first, second
+    here = 1.0 * -(-model.layers // pp)
+    if second == 0.0 or model.interleaved == 1:
+        share = here / model.layers
+        return first * share, second * share
+    if stage == LAST:
+        ending = min(second, here)
+        return here - ending, ending
+    begin = here if stage == SECOND else 0.0
+    starting = min(max(first - begin, 0.0), here)
+    return starting, here - starting
+
+
+@scalar
+def stage_elements(parts, groups, first, second, tied_embed, tp, ep, pp, stage):
+    """A quantity as one rank of a pipeline stage holds it: (outside, inside experts).
+
+    `parts` gives it by part of the model, `groups` [2, 3] by part of one layer of each group, of
+    which the stage has `first` and `second`. Derivation: docs/physics.md section 2.
+    """
+    dense = root_elements(parts, tied_embed, tp, pp, stage)
+    dense += (first * groups[0, LINEAR] + second * groups[1, LINEAR]) / tp
+    dense += first * groups[0, OTHER] + second * groups[1, OTHER]
+    return dense, (first * groups[0, EXPERT] + second * groups[1, EXPERT]) / (tp * ep)
 
 
 @scalar
 def root_elements(parts, tied_embed, tp, pp, stage):
-    """A quantity given by part, outside the layers, as one rank of a stage holds it."""
+    """A quantity given by part, outside the layers, as one rank of a stage holds it.
+
+    The first stage has the embedding and the vision tower, the last the head (and its own copy of a
+    tied embedding).
+    """
     root = 0.0
-    if stage == 0:
+    if stage == FIRST:
         root += parts[EMBED] / tp + parts[VISION]
-    if stage == 1 or pp == 1:
+    if stage == LAST or pp == 1:
         root += parts[HEAD] / tp
         if tied_embed == 1 and pp > 1:
             root += parts[EMBED] / tp
@@ -144,7 +172,7 @@ def layer_elements(parts, tp, ep):
 
 
 @scalar
-def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards):
+def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, second, shards):
     """Fill in what rests on the GPU all step long, what leaves it, and the step's temporaries [bytes].
 
     Derivation: docs/physics.md section 2; ZeRO 1910.02054 for what each stage shares.
@@ -152,10 +180,10 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
     zero = program.zero_stage
     offload = program.offload
     frozen, frozen_expert = stage_elements(
-        case.frozen_bytes, model.tied, tp, ep, stage_share, pp, stage
+        case.frozen_bytes, case.group_frozen_bytes, first, second, model.tied, tp, ep, pp, stage
     )
     trained, trained_expert = stage_elements(
-        case.trained, model.tied, tp, ep, stage_share, pp, stage
+        case.trained, case.group_trained, first, second, model.tied, tp, ep, pp, stage
     )
     whole = trained + trained_expert
     sharded = trained / shards + trained_expert * ep / shards
@@ -169,6 +197,7 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
         weights = program.shard_weight_bytes * sharded
         frozen_held = frozen / shards + frozen_expert * ep / shards
         if stack.replicates_scales == 1.0:
+            stage_share = (first + second) / model.layers
             frozen_held += case.scale_bytes * stage_share / tp * (1.0 - 1.0 / shards)
     out[TRAINED] = whole
     out[GRADIENT_SHARE] = 1.0 / shards if zero >= 2 else 1.0
@@ -198,7 +227,7 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_sha
 
 
 @scalar
-def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards):
+def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, layers, shards):
     """Fill in what sharding keeps beside the states: buckets, gathered units, one being reduced [bytes].
 
     Source: torch DDP and DeepSpeed buckets; traced FSDP2 steps (docs/physics.md section 2).
@@ -221,7 +250,7 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_shar
         out[LAYER_GATHER] = layer_elements(case.layer_frozen_bytes, tp, ep) + gather * trained
         if stack.live_elements > 0.0:
             # Gathered parameters stay, up to a number of elements, whatever unit they are of.
-            everything = out[ROOT_GATHER] + model.layers * stage_share * out[LAYER_GATHER]
+            everything = out[ROOT_GATHER] + layers * out[LAYER_GATHER]
             live = min(everything, 2.0 * stack.live_elements)
             out[ROOT_GATHER] = max(out[ROOT_GATHER], live)
             out[BUCKETS] = min(stack.bucket_elements, out[TRAINED]) * 2.0 * stack.bucket_bytes
@@ -230,29 +259,33 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_shar
 
 @scalar
 def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp,
-                     hidden_tokens, stage_share, keep_a, keep_b):  # fmt: skip
+                     hidden_tokens, first, second, lines):  # fmt: skip
     """Fill in kept activations and what the loss head adds [bytes].
 
     Source: traced layer forms and loss heads (docs/physics.md section 3). Copies of weights, the
-    bytes of `keep_b`, live through backward only where layers are not recomputed.
+    bytes beside those per token, live through backward only where layers are not recomputed.
     """
     hidden = model.hidden
     vocab = model.vocab
-    kept = stage_share * (keep_a * tokens + keep_b)
+    per_token = first * lines[0, KEEP_A] + second * lines[1, KEEP_A]
+    kept = per_token * tokens + first * lines[0, KEEP_B] + second * lines[1, KEEP_B]
     out[KEPT] = kept
-    out[KEPT_BACKWARD] = kept if program.checkpointed == 0 else stage_share * keep_a * tokens
+    out[KEPT_BACKWARD] = kept if program.checkpointed == 0 else per_token * tokens
     out[FIXED] = (
         program.rotary_bytes * 2.0 * (seq_len / cp) * model.rotary_dim
         + 32.0 * tokens
         - case.first_layer_saving * tokens
         + case.vision_kept_bytes * tokens * cp / seq_len
     )
+    for group in range(2):
+        if (first if group == 0 else second) > 0.0:
+            out[FIXED] += lines[group, CACHED]
     out[RESIDUAL] = program.residual_bytes * hidden_tokens
     out[HEAD_COPY] = 0.0
     out[WHOLE_HIDDEN] = stack.whole_hidden_bytes * hidden * tokens if tp > 1 else 0.0
     out[LOSS_FORWARD] = 0.0
     out[LOSS_BACKWARD] = 0.0
-    if stage == 1 or pp == 1:
+    if stage == LAST or pp == 1:
         local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
         out[HEAD_COPY] = program.head_copy_bytes * hidden * vocab / tp
         # One more copy of the logits, in the dtype of the arithmetic.
@@ -278,12 +311,12 @@ def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep
     share = program.grad_bytes * out[GRADIENT_SHARE]
     embed = case.trained[EMBED] / tp
     head = 0.0
-    if stage == 1 or pp == 1:
+    if stage == LAST or pp == 1:
         head = case.trained[HEAD] / tp
         if model.tied == 1:
             head += embed
     out[LAYER_GRADIENT_LOCAL] = share * layer_elements(case.layer_trained, tp, ep)
-    out[EMBED_GRADIENT] = share * embed if (model.tied == 0 and stage == 0) else 0.0
+    out[EMBED_GRADIENT] = share * embed if (model.tied == 0 and stage == FIRST) else 0.0
     out[ROOT_OPEN] = 0.0
     out[ROOT_SHARD] = 0.0
     counted = accumulation > 1 or stack.keeps_gradients == 1.0
@@ -294,7 +327,7 @@ def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep
         out[ROOT_SHARD] = share * head
         out[ROOT_GRADIENT] = out[ROOT_OPEN]
     end = 0.0
-    if embed > 0.0 and stage == 0:
+    if embed > 0.0 and stage == FIRST:
         if program.zero_stage == 3:
             root = root_elements(case.trained, model.tied, tp, pp, stage)
             if model.tied == 1:
@@ -311,7 +344,7 @@ def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep
 
 
 @scalar
-def held_terms(out, model, program, stack, hidden_tokens, stage_share, one_layer):
+def held_terms(out, program, stack, hidden_tokens, layers, one_layer):
     """Fill in what finished layers still hold when backward reaches the first [bytes].
 
     Source: FSDP1 hooks the inputs of a unit with frozen weights, and under reentrant checkpointing
@@ -320,7 +353,7 @@ def held_terms(out, model, program, stack, hidden_tokens, stage_share, one_layer
     out[HELD] = 0.0
     frozen = program.layers_trained == 0.0
     if program.zero_stage == 3 and frozen and program.checkpointed == 1:
-        finished = max(0.0, model.layers * stage_share - 2.0)
+        finished = max(0.0, layers - 2.0)
         gradients = 2.0 * hidden_tokens * finished
         held = max(0.0, out[KEPT_BACKWARD] - one_layer) + gradients
         out[HELD] = stack.holds_finished_layers * held
@@ -337,7 +370,9 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     kept_gradients = accumulation > 1 or stack.keeps_gradients == 1.0
     resting = out[RESIDENT] + (gradients if kept_gradients else 0.0)
     during = 0.0 if kept_gradients else gradients
-    in_flight = min(accumulation, pp) if (stage == 0 and pp > 1) else 1.0
+    in_flight = 1.0
+    if stage != LAST and pp > 1:
+        in_flight = min(accumulation, pp if stage == FIRST else pp - 1.0)
     kept = out[KEPT_BACKWARD]
     buffers = out[BUCKETS] + out[ROOT_GATHER]
     # A layer's own gradient is in its working set; the stack says how many layers are gathered.
@@ -346,9 +381,10 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     out[LOSS_BUFFER] = buffers + stack.loss_gathered_layers * out[LAYER_GATHER]
     out[LAYER_BUFFER] = buffers + gathered + reduced
     layers = resting + out[LAYER_BUFFER] + out[FIXED] + out[RESIDUAL] + work
+    layers += stack.keeps_head_copy * out[HEAD_COPY]
     out[P_FORWARD] = 0.0
     out[P_LOSS] = 0.0
-    if stage == 1 or pp == 1:
+    if stage == LAST or pp == 1:
         loss = resting + out[LOSS_BUFFER] + out[FIXED] + out[HEAD_COPY] + out[WHOLE_HIDDEN]
         out[P_FORWARD] = loss + out[KEPT] + out[LOSS_FORWARD]
         out[P_LOSS] = loss + kept + out[LOSS_BACKWARD]
@@ -356,7 +392,7 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
     above = max(0.0, during - below) + out[ROOT_OPEN]
     out[P_TOP] = layers + in_flight * kept + out[ROOT_GRADIENT]
     out[P_BOTTOM] = layers + above + (in_flight - 1.0) * kept + one_layer + out[HELD]
-    out[P_END] = resting + during + out[EMBED_END] if stage == 0 else 0.0
+    out[P_END] = resting + during + out[EMBED_END] if stage == FIRST else 0.0
     out[P_STEP] = out[RESIDENT] + gradients + out[STEP_TEMPORARY]
     peak = 0.0
     for phase in range(P_FORWARD, P_STEP + 1):
@@ -380,24 +416,33 @@ def device_total(allocated, high, several, context, comm, single, multi):
 
 
 @scalar
-def stage_bytes(out, stage, model, program, case, stack, seq_len, tokens, accumulation,
-                tp, pp, cp, ep, sequence_parallel, shards, several, keep_a, keep_b, work,
-                one_layer):  # fmt: skip
+def stage_bytes(out, stage, lines, model, program, case, stack, seq_len, tokens, accumulation,
+                tp, pp, cp, ep, sequence_parallel, shards, several):  # fmt: skip
     """Fill in one pipeline stage: residents, buffers, activations, phases, allocated and device.
 
-    `work` and `one_layer` are the largest working set and kept bytes of one layer, `keep_a` and
-    `keep_b` what all layers keep per token and besides. Derivation: docs/physics.md sections 2 to 4.
+    `lines` are those of `layer_lines`. Derivation: docs/physics.md sections 2 to 4.
     """
-    stage_share = -(-model.layers // pp) / model.layers
+    first, second = stage_layers(model, pp, stage)
+    work = 0.0
+    one_layer = 0.0
+    for group in range(2):
+        if (first if group == 0 else second) > 0.0:
+            kept = lines[group, KEEP_A] * tokens
+            if program.checkpointed == 0:
+                kept += lines[group, KEEP_B]
+            one_layer = max(one_layer, kept)
+            begin = int(lines[0, SETS_END]) if group == 1 else 2
+            for row in range(begin, int(lines[group, SETS_END])):
+                work = max(work, lines[row, 0] * tokens + lines[row, 1])
     hidden_tokens = model.hidden * tokens / (tp if sequence_parallel == 1 else 1)
-    resting_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards)
-    buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, stage_share, shards)
+    resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, second, shards)
+    buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, first + second, shards)
     activation_terms(
         out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
-        stage_share, keep_a, keep_b,
+        first, second, lines,
     )  # fmt: skip
     root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep, hidden_tokens)
-    held_terms(out, model, program, stack, hidden_tokens, stage_share, one_layer)
+    held_terms(out, program, stack, hidden_tokens, first + second, one_layer)
     phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage
     out[DEVICE] = device_total(

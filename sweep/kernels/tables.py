@@ -55,6 +55,7 @@ class Models(NamedTuple):
     softcap_bytes: np.ndarray  # more bytes a logit where logits are soft-capped
     experts_per_token: np.ndarray
     moe_layers: np.ndarray
+    interleaved: np.ndarray  # 1 where the groups' layers alternate
     group_count: np.ndarray  # [M, 2] layers
     linear_active: np.ndarray  # [M, 2] elements
     expert_active: np.ndarray  # [M, 2] elements
@@ -87,6 +88,7 @@ class Forms(NamedTuple):
     """Layer forms by variant [V]; coefficients over the features, backward sets padded to [V, B, F]."""
 
     keep: np.ndarray  # [V, F]
+    cached: np.ndarray  # [V, F] of a stage with such a layer, all step long; no token features
     backward: np.ndarray  # [V, B, F]
     backward_count: np.ndarray  # [V]
     token: np.ndarray  # [F] 1 where the feature grows with tokens
@@ -143,6 +145,8 @@ class Cases(NamedTuple):
     variant: np.ndarray  # [C, 2] row of Forms for each group
     frozen_bytes: np.ndarray  # [C, 6]
     trained: np.ndarray  # [C, 6] elements
+    group_frozen_bytes: np.ndarray  # [C, 2, 3] of one layer of each group
+    group_trained: np.ndarray  # [C, 2, 3] elements
     layer_frozen_bytes: np.ndarray  # [C, 3] of the largest layer
     layer_trained: np.ndarray  # [C, 3] elements
     matrix_elements: np.ndarray  # [C, 2] linear, expert
@@ -173,6 +177,7 @@ class Stacks(NamedTuple):
     replicates_adapters: np.ndarray
     root_gather_copies: np.ndarray
     keeps_gradients: np.ndarray
+    keeps_head_copy: np.ndarray
     whole_hidden_bytes: np.ndarray
     live_elements: np.ndarray
     offloads_gradients: np.ndarray

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from sweep.kernels.compile import scalar
-from sweep.kernels.memory import stage_elements
-from sweep.kernels.tables import Offload, Quantity
+from sweep.kernels.memory import FIRST, root_elements
+from sweep.kernels.tables import EXPERT, LINEAR, OTHER, Offload, Quantity
 
 _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
     int(Offload.OPTIMIZER_CPU),
@@ -142,6 +142,17 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
 
 
 @scalar
+def mean_elements(parts, tied_embed, tp, ep, stage_share, pp):
+    """A quantity given by part, as one rank has it to move: (outside, inside experts).
+
+    Derivation: docs/physics.md section 5: the first stage, with layers of the mean kind.
+    """
+    dense = root_elements(parts, tied_embed, tp, pp, FIRST)
+    dense += (parts[LINEAR] / tp + parts[OTHER]) * stage_share
+    return dense, parts[EXPERT] * stage_share / (tp * ep)
+
+
+@scalar
 def communication_terms(out, model, program, case, stack, tokens, accumulation, gpus,
                         gpus_per_node, tp, pp, cp, ep, shards, stage_share):  # fmt: skip
     """Fill in what links, network and PCIe carry, per micro-batch and per step.
@@ -154,8 +165,8 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
     layers_here = model.layers * stage_share
     link = stack.link_share
     network = stack.network_share
-    frozen, frozen_expert = stage_elements(case.frozen_bytes, tied, tp, ep, stage_share, pp, 0)
-    trained, trained_expert = stage_elements(case.trained, tied, tp, ep, stage_share, pp, 0)
+    frozen, frozen_expert = mean_elements(case.frozen_bytes, tied, tp, ep, stage_share, pp)
+    trained, trained_expert = mean_elements(case.trained, tied, tp, ep, stage_share, pp)
     all_trained = trained + trained_expert
     reduce = program.reduce_bytes * all_trained
     gather = frozen + frozen_expert + program.gather_bytes * all_trained

@@ -42,6 +42,8 @@ class Case:
     variants: tuple[LayerVariant, ...]
     frozen_bytes: tuple[float, ...]
     trained: tuple[float, ...]
+    group_frozen_bytes: tuple[tuple[float, float, float], ...]
+    group_trained: tuple[tuple[float, float, float], ...]
     layer_frozen_bytes: tuple[float, float, float]
     layer_trained: tuple[float, float, float]
     matrix_elements: tuple[float, float]
@@ -219,6 +221,8 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
         ),
         frozen_bytes=tuple(frozen),
         trained=tuple(trained),
+        group_frozen_bytes=tuple(parts.frozen for parts in groups),
+        group_trained=tuple(parts.trained for parts in groups),
         layer_frozen_bytes=largest_layer.frozen,
         layer_trained=largest_layer.trained,
         matrix_elements=_total(sizes, [parts.matrices for parts in groups]),
@@ -270,6 +274,7 @@ def form_table(forms: Sequence[LayerForms]) -> Forms:
             table[index, row] = vector
     return Forms(
         keep=np.array([_vector(one.keep) for one in forms]),
+        cached=np.array([_vector(one.cached) for one in forms]),
         backward=table,
         backward_count=np.array([len(rows) for rows in backward], np.int64),
         token=FEATURE_TOKEN,
@@ -277,6 +282,14 @@ def form_table(forms: Sequence[LayerForms]) -> Forms:
         by_seq=FEATURE_BY_SEQ,
         by_rank=FEATURE_BY_RANK,
     )
+
+
+def _by_group(values: Sequence[Sequence[tuple[float, float, float]]]) -> np.ndarray:
+    """Values by group and part [C, 2, 3], zeros where a model has one group."""
+    table = np.zeros((len(values), 2, 3))
+    for row, groups in enumerate(values):
+        table[row, : len(groups)] = groups
+    return table
 
 
 def case_table(
@@ -300,6 +313,8 @@ def case_table(
         variant=variant,
         frozen_bytes=np.array([case.frozen_bytes for case in cases]),
         trained=np.array([case.trained for case in cases]),
+        group_frozen_bytes=_by_group([case.group_frozen_bytes for case in cases]),
+        group_trained=_by_group([case.group_trained for case in cases]),
         layer_frozen_bytes=np.array([case.layer_frozen_bytes for case in cases]),
         layer_trained=np.array([case.layer_trained for case in cases]),
         matrix_elements=np.array([case.matrix_elements for case in cases]),

@@ -157,6 +157,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         softcap_bytes=np.zeros(rows),
         experts_per_token=np.zeros(rows),
         moe_layers=np.zeros(rows),
+        interleaved=np.zeros(rows, np.int64),
         group_count=np.zeros(pair, np.int64),
         linear_active=np.zeros(pair),
         expert_active=np.zeros(pair),
@@ -184,6 +185,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         table.moe_layers[row] = sum(
             g.group.count for g in shape.groups if g.group.experts_per_token
         )
+        table.interleaved[row] = shape.counts.interleaved
         for g, group in enumerate(shape.groups):
             table.group_count[row, g] = group.group.count
             table.linear_active[row, g] = group.linear_active
