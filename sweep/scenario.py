@@ -11,7 +11,7 @@ import numpy as np
 from sweep.catalogs.architecture import lora_parameters
 from sweep.catalogs.stacks import StackBook
 from sweep.kernels.candidate import evaluate, layer_lines, step_seconds
-from sweep.kernels.memory import stage_bytes
+from sweep.kernels.memory import expert_split, stage_bytes
 from sweep.kernels.tables import EMBED, HEAD, QUANTITIES, VISION, Quantity, pack
 from sweep.plan.cases import Case, build_case, case_table
 from sweep.plan.layouts import Layout
@@ -130,8 +130,8 @@ def evaluate_scenario(
     tp, pp, cp, ep, sequence = scenario.layout
     lines = np.empty((2 + 2 * forms.backward.shape[1], 4))
     layer_lines(
-        lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp, ep,
-        int(sequence),
+        lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp,
+        expert_split(tp, ep, scenario.dp * cp), ep, int(sequence),
     )  # fmt: skip
     out, other = np.zeros(QUANTITIES), np.zeros(QUANTITIES)
     evaluate(

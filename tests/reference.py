@@ -50,6 +50,9 @@ def feature_value(feature: str, values: Mapping[str, float], knobs: Mapping[str,
     """A feature on one GPU; a token feature per token."""
     names = [name for name in feature.split("*") if name != "T"]
     value = math.prod(name_value(name, feature, values, knobs) for name in names)
+    if feature == "T*k*hw":
+        # At the experts, tokens are gathered over the ranks that split one.
+        return value * expert_split(knobs) / knobs["tp"]
     replicated = is_token_feature(feature) and REPLICATED.issuperset(names)
     return value / knobs["tp"] if replicated and knobs["sequence_parallel"] else value
 
@@ -82,6 +85,12 @@ def tokens(sc: Scenario) -> float:
     return k["micro_batch"] * k["seq_len"] / k["cp"]
 
 
+def expert_split(knobs: Mapping[str, Any]) -> int:
+    """Tensor-parallel ranks that split one expert."""
+    divides = (knobs["dp"] * knobs["cp"]) % knobs["ep"] == 0
+    return int(knobs["tp"]) if divides else 1
+
+
 def shards(sc: Scenario) -> int:
     """w, the GPUs that share one rank's parameters outside the experts."""
     return int(sc["knobs"]["dp"] * sc["knobs"]["cp"])
@@ -89,7 +98,8 @@ def shards(sc: Scenario) -> int:
 
 def expert_shards(sc: Scenario) -> float:
     """w_e."""
-    return shards(sc) / sc["knobs"]["ep"]
+    k = sc["knobs"]
+    return shards(sc) * k["tp"] / (expert_split(k) * k["ep"])
 
 
 def accumulation(sc: Scenario) -> float:
@@ -157,7 +167,7 @@ def experts_of_rank(sc: Scenario, quantity: str, layers: Sequence[float]) -> flo
         n * layer_part(sc, group, "expert", quantity)
         for n, group in zip(layers, groups, strict=True)
     )
-    return sum(held) / (k["tp"] * k["ep"])
+    return sum(held) / (expert_split(k) * k["ep"])
 
 
 def root_of_stage(sc: Scenario, quantity: str, first: bool, last: bool) -> float:
@@ -289,7 +299,7 @@ def layer_trained_rank(sc: Scenario) -> float:
     return (
         layer["trained_linear"] / k["tp"]
         + layer["trained_other"]
-        + layer["trained_expert"] / (k["tp"] * k["ep"])
+        + layer["trained_expert"] / (expert_split(k) * k["ep"])
     )
 
 
@@ -320,7 +330,7 @@ def layer_gather(sc: Scenario) -> float:
         layer[f"frozen_{part}_bytes"] + gather_bytes * layer[f"trained_{part}"]
         for part in ("linear", "other", "expert")
     )
-    return linear / k["tp"] + other + expert / (k["tp"] * k["ep"])
+    return linear / k["tp"] + other + expert / (expert_split(k) * k["ep"])
 
 
 def layer_reduce(sc: Scenario) -> float:

@@ -321,6 +321,21 @@ def test_features_on_one_gpu() -> None:
         assert reference.feature_value(feature, values, knobs) == pytest.approx(expected), feature
 
 
+def test_experts_split_over_tensor_parallel_ranks_by_hand() -> None:
+    # 8 GPUs, tp 4: with ep 2 of dp 2 an expert is split four ways and its tokens are gathered.
+    values = {"h": 8, "hw": 8, "k": 2}
+    split = toy(tp=4, dp=2, ep=2, gpus=8, zero_stage=1, sequence_parallel=True)
+    whole = toy(tp=4, dp=2, ep=4, gpus=8, zero_stage=1, sequence_parallel=True)
+    for sc, tokens_share, element_share in ((split, 1, 1 / 8), (whole, 1 / 4, 1 / 4)):
+        sc["model"]["parts"]["expert"] = trained(800)
+        found = reference.feature_value("T*k*hw", values, sc["knobs"])
+        assert found == 16 * tokens_share
+        only = reference.stages(sc)[0]
+        assert only.trained_expert == 800 * element_share
+        # Whatever the split, all eight GPUs share the states of every expert.
+        assert only.trained_expert / reference.expert_shards(sc) == 100
+
+
 def test_context_and_expert_parallel_by_hand() -> None:
     # 8 GPUs on nodes of 4, tp 2, cp 4: T = 2 x 16 / 4 = 8 and the ring spans nodes (2 x 4 > 4).
     sc = toy(tp=2, cp=4, gpus=8, gpus_per_node=4, zero_stage=1)

@@ -23,6 +23,7 @@ FEATURES: tuple[str, ...] = (
     "r*dr", "r*nq*dn", "r*nq*dr", "r*nq*dv", "r*rkv", "r*rq",
     "rkv*nq*dn", "rkv*nq*dv", "rq*nq*dn", "rq*nq*dr", "h*fe",
     "T*hw",  # a hidden state that no parallelism divides
+    "T*k*hw",  # hidden states at the experts: gathered over ranks that split an expert
 )  # fmt: skip
 FEATURE_INDEX: Mapping[str, int] = {name: index for index, name in enumerate(FEATURES)}
 TOKEN_FEATURES = tuple(name.startswith("T") for name in FEATURES)

@@ -63,6 +63,8 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
     gpus = point.whole("gpu_count", 1)
     if gpus % (layout.tp * layout.pp * layout.cp):
         raise Unpredictable(f"{gpus} GPUs do not divide into tp x pp x cp")
+    if gpus % (layout.pp * layout.ep):
+        raise Unpredictable(f"{gpus} GPUs do not divide into pp x ep")
     dp = gpus // (layout.tp * layout.pp * layout.cp)
     micro_batch = point.whole("micro_batch")
     accumulation = point.whole("grad_accum", 1)

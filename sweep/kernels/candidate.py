@@ -47,7 +47,7 @@ OPTIMIZER_S = int(Quantity.OPTIMIZER_S)
 
 
 @scalar
-def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep,
+def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, etp, ep,
                 sequence_parallel):  # fmt: skip
     """Fill in the linear forms of a model's layers as lines in the tokens.
 
@@ -78,7 +78,7 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, ep
             if value == 0.0:
                 continue
             token = forms.token[f]
-            value *= feature_share(forms.split[f], token, tp, kv_heads, ep, sequence_parallel)
+            value *= feature_share(forms.split[f], token, tp, etp, kv_heads, ep, sequence_parallel)
             if forms.by_seq[f] == 1:
                 value *= seq_len
             if forms.by_rank[f] == 1:

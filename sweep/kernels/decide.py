@@ -82,7 +82,7 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                 if lines_known[at - first_case, x] == 0:
                     layer_lines(
                         lines[at - first_case, x], model, features[m], forms, case,
-                        program.lora_rank, seq_len, tp, ep, sp,
+                        program.lora_rank, seq_len, tp, tp, ep, sp,
                     )  # fmt: skip
                     lines_known[at - first_case, x] = 1
                 for micro in range(workloads.first_micro[w], workloads.last_micro[w]):

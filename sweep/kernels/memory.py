@@ -11,6 +11,7 @@ from sweep.kernels.tables import (
     EXPERT,
     EXPERT_ONLY,
     EXPERT_SPLIT,
+    EXPERT_TOKENS,
     HEAD,
     KV_SPLIT,
     LINEAR,
@@ -56,18 +57,31 @@ WHOLE_HIDDEN = _Q["WHOLE_HIDDEN"]
 
 
 @scalar
-def feature_share(split, token, tp, kv_heads, ep, sequence_parallel):
+def expert_split(tp, ep, shards):
+    """Tensor-parallel ranks that split one expert.
+
+    Source: Megatron-Core, expert tensor parallelism: tp, its default, or 1 where the experts' ranks
+    reach over those of tensor parallelism (ep does not divide dp cp).
+    """
+    return tp if shards % ep == 0 else 1
+
+
+@scalar
+def feature_share(split, token, tp, etp, kv_heads, ep, sequence_parallel):
     """Share of a layer feature that one rank holds [1].
 
     Derivation: docs/physics.md section 1; heads and widths split over tensor-parallel ranks, key and
-    value heads until there is one a rank, experts' weights over expert-parallel ranks.
+    value heads until there is one a rank, experts' weights over expert-parallel ranks and the `etp`
+    ranks that split an expert.
     """
     if split == SPLIT:
         return 1.0 / tp
     if split == KV_SPLIT:
         return 1.0 / min(tp, kv_heads)
     if split == EXPERT_SPLIT:
-        return 1.0 / (tp * ep)
+        return 1.0 / (etp * ep)
+    if split == EXPERT_TOKENS:
+        return etp / tp
     if split == EXPERT_ONLY:
         return 1.0 / ep
     if split == REPLICATED and token == 1 and sequence_parallel == 1:
@@ -113,7 +127,7 @@ def stage_layers(model, pp, stage):
 
 
 @scalar
-def stage_elements(parts, groups, first, second, tied_embed, tp, ep, pp, stage):
+def stage_elements(parts, groups, first, second, tied_embed, tp, etp, ep, pp, stage):
     """A quantity as one rank of a pipeline stage holds it: (outside, inside experts).
 
     `parts` gives it by part of the model, `groups` [2, 3] by part of one layer of each group, of
@@ -122,7 +136,7 @@ def stage_elements(parts, groups, first, second, tied_embed, tp, ep, pp, stage):
     dense = root_elements(parts, tied_embed, tp, pp, stage)
     dense += (first * groups[0, LINEAR] + second * groups[1, LINEAR]) / tp
     dense += first * groups[0, OTHER] + second * groups[1, OTHER]
-    return dense, (first * groups[0, EXPERT] + second * groups[1, EXPERT]) / (tp * ep)
+    return dense, (first * groups[0, EXPERT] + second * groups[1, EXPERT]) / (etp * ep)
 
 
 @scalar
@@ -166,9 +180,9 @@ def loss_head_bytes(cross_entropy, tokens, hidden_tokens, hidden, vocab, local_v
 
 
 @scalar
-def layer_elements(parts, tp, ep):
+def layer_elements(parts, tp, etp, ep):
     """A quantity of one layer given by part, as one rank holds it."""
-    return parts[LINEAR] / tp + parts[OTHER] + parts[EXPERT] / (tp * ep)
+    return parts[LINEAR] / tp + parts[OTHER] + parts[EXPERT] / (etp * ep)
 
 
 @scalar
@@ -179,14 +193,25 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, se
     """
     zero = program.zero_stage
     offload = program.offload
+    etp = expert_split(tp, ep, shards)
     frozen, frozen_expert = stage_elements(
-        case.frozen_bytes, case.group_frozen_bytes, first, second, model.tied, tp, ep, pp, stage
+        case.frozen_bytes,
+        case.group_frozen_bytes,
+        first,
+        second,
+        model.tied,
+        tp,
+        etp,
+        ep,
+        pp,
+        stage,
     )
     trained, trained_expert = stage_elements(
-        case.trained, case.group_trained, first, second, model.tied, tp, ep, pp, stage
+        case.trained, case.group_trained, first, second, model.tied, tp, etp, ep, pp, stage
     )
     whole = trained + trained_expert
-    sharded = trained / shards + trained_expert * ep / shards
+    expert_shards = shards * tp / (etp * ep)
+    sharded = trained / shards + trained_expert / expert_shards
     # A stack may leave the adapters of a quantised base, and its scales, whole on every rank.
     if stack.replicates_adapters == 1.0 and program.dequant_bytes > 0.0:
         sharded = whole
@@ -195,7 +220,7 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, se
     frozen_held = frozen + frozen_expert
     if zero == 3:
         weights = program.shard_weight_bytes * sharded
-        frozen_held = frozen / shards + frozen_expert * ep / shards
+        frozen_held = frozen / shards + frozen_expert / expert_shards
         if stack.replicates_scales == 1.0:
             stage_share = (first + second) / model.layers
             frozen_held += case.scale_bytes * stage_share / tp * (1.0 - 1.0 / shards)
@@ -243,11 +268,12 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, layers, sh
         out[BUCKETS] = min(stack.bucket_elements, out[TRAINED]) * 2.0 * stack.bucket_bytes
     elif zero == 3:
         gather = program.gather_bytes
-        trained = layer_elements(case.layer_trained, tp, ep)
+        etp = expert_split(tp, ep, shards)
+        trained = layer_elements(case.layer_trained, tp, etp, ep)
         root_frozen = root_elements(case.frozen_bytes, model.tied, tp, pp, stage)
         root_trained = root_elements(case.trained, model.tied, tp, pp, stage)
         out[ROOT_GATHER] = stack.root_gather_copies * (root_frozen + gather * root_trained)
-        out[LAYER_GATHER] = layer_elements(case.layer_frozen_bytes, tp, ep) + gather * trained
+        out[LAYER_GATHER] = layer_elements(case.layer_frozen_bytes, tp, etp, ep) + gather * trained
         if stack.live_elements > 0.0:
             # Gathered parameters stay, up to a number of elements, whatever unit they are of.
             everything = out[ROOT_GATHER] + layers * out[LAYER_GATHER]
@@ -302,7 +328,8 @@ def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, t
 
 
 @scalar
-def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep, hidden_tokens):
+def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, etp, ep,
+               hidden_tokens):  # fmt: skip
     """Fill in the gradients of embedding and head around the layers' backward [bytes].
 
     Source: traced steps. At stage 3 the root's gradient stays whole until its own backward ends,
@@ -315,7 +342,7 @@ def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep
         head = case.trained[HEAD] / tp
         if model.tied == 1:
             head += embed
-    out[LAYER_GRADIENT_LOCAL] = share * layer_elements(case.layer_trained, tp, ep)
+    out[LAYER_GRADIENT_LOCAL] = share * layer_elements(case.layer_trained, tp, etp, ep)
     out[EMBED_GRADIENT] = share * embed if (model.tied == 0 and stage == FIRST) else 0.0
     out[ROOT_OPEN] = 0.0
     out[ROOT_SHARD] = 0.0
@@ -441,7 +468,10 @@ def stage_bytes(out, stage, lines, model, program, case, stack, seq_len, tokens,
         out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
         first, second, lines,
     )  # fmt: skip
-    root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, ep, hidden_tokens)
+    root_terms(
+        out, stage, model, program, case, stack, accumulation, tp, pp,
+        expert_split(tp, ep, shards), ep, hidden_tokens,
+    )  # fmt: skip
     held_terms(out, program, stack, hidden_tokens, first + second, one_layer)
     phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage

@@ -12,7 +12,7 @@ PARTS = ("linear", "other", "expert", "embed", "head", "vision")
 LINEAR, OTHER, EXPERT, EMBED, HEAD, VISION = range(6)
 
 # How a feature's value divides over tensor-parallel and expert-parallel ranks.
-REPLICATED, SPLIT, KV_SPLIT, EXPERT_SPLIT, EXPERT_ONLY, FIXED = range(6)
+REPLICATED, SPLIT, KV_SPLIT, EXPERT_SPLIT, EXPERT_ONLY, FIXED, EXPERT_TOKENS = range(7)
 
 
 class Verdict(IntEnum):

@@ -15,6 +15,7 @@ from sweep.catalogs.parameters import LayerGroup, Linear, ParameterCounts
 from sweep.kernels.tables import (
     EXPERT_ONLY,
     EXPERT_SPLIT,
+    EXPERT_TOKENS,
     FIXED,
     KV_SPLIT,
     REPLICATED,
@@ -30,6 +31,8 @@ _FLOAT = np.float64
 def _split_of(feature: str) -> int:
     """How a feature divides over ranks: docs/physics.md section 1."""
     names = feature.split("*")
+    if feature == "T*k*hw":
+        return EXPERT_TOKENS
     if feature == "1" or "hw" in names:
         return FIXED
     if "E" in names and names[0] != "T":
