@@ -264,8 +264,15 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
     add(
         "device",
         "context and fragmentation",
-        q["device"] - q["allocated"],
-        "context + communicators + share of the allocated bytes",
+        q["device"] - q["allocated"] - q["expert_room"],
+        "context + communicators + high end of the band + share of it all",
+        "stack_constants.csv",
+    )
+    add(
+        "device",
+        "room for busy experts",
+        q["expert_room"],
+        "(moe_imbalance - 1) x routed activations, ep > 1",
         "stack_constants.csv",
     )
     add("device", "device", q["device"], "sum of the above")

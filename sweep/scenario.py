@@ -128,7 +128,7 @@ def evaluate_scenario(
     stack = pack(stack_table([program.stack], book))[0]
     record = pack(cases)[0]
     tp, pp, cp, ep, sequence = scenario.layout
-    lines = np.empty((2 + 2 * forms.backward.shape[1], 4))
+    lines = np.empty((2 + 2 * forms.backward.shape[1], 6))
     layer_lines(
         lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp,
         expert_split(tp, ep, scenario.dp * cp), ep, int(sequence),

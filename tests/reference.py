@@ -614,13 +614,32 @@ def phases(sc: Scenario, st: Stage) -> dict[str, float]:
     return bytes_of
 
 
+ROUTED = ("T*k*fe", "T*k*h", "T*k*hw")
+
+
+def expert_room(sc: Scenario, st: Stage) -> float:
+    """Routed activations that the busiest expert-parallel rank holds above the mean."""
+    if sc["knobs"]["ep"] == 1:
+        return 0.0
+
+    def routed(form: Form, group: Mapping[str, Any]) -> float:
+        part = {feature: form[feature] for feature in form if feature in ROUTED}
+        return line(part, group["values"], sc["knobs"]).at(tokens(sc))
+
+    groups = sc["model"]["groups"]
+    kept = sum(n * routed(g["keep"], g) for n, g in zip(st.layers, groups, strict=True))
+    here = groups_of_stage(sc, st)
+    sets = max(0.0, *(routed(form, g) for g in here for form in g["backward"]), 0.0)
+    return (sc["stack"]["moe_imbalance"] - 1) * (inflight(sc, st) * kept + sets)
+
+
 def device_bytes(sc: Scenario, st: Stage) -> float:
     """What the device must hold for one stage."""
     stack, several = sc["stack"], sc["setup"]["gpus"] > 1
     peak = max(phases(sc, st).values())
     fragmentation = stack["fragmentation_multi" if several else "fragmentation_single"]
     comm = stack["comm_bytes"] if several else 0.0
-    highest = peak * sc["rule"]["memory_high"]
+    highest = peak * sc["rule"]["memory_high"] + expert_room(sc, st)
     return highest * (1 + fragmentation) + stack["context_bytes"] + comm
 
 

@@ -336,6 +336,25 @@ def test_experts_split_over_tensor_parallel_ranks_by_hand() -> None:
         assert only.trained_expert / reference.expert_shards(sc) == 100
 
 
+def test_the_busiest_experts_get_room_by_hand() -> None:
+    # T = 2 x 16 = 32, k 2, fe 12: half as much again of the routed bytes, a rank's device alone.
+    sc = toy(dp=2, ep=2, gpus=2, gpus_per_node=2, global_batch=4)
+    group = sc["model"]["groups"][0]
+    group["values"] |= {"k": 2, "fe": 12}
+    group["keep"] = {"T*h": 2, "T*k*fe": 6}
+    group["backward"] = [{"T*k*h": 4, "T*h": 100}, {"T*k*fe": 4}]
+    only = reference.stages(sc)[0]
+    routed = 32 * (4 * 6 * 2 * 12 + max(4 * 2 * 8, 4 * 2 * 12))
+    assert reference.expert_room(sc, only) == pytest.approx(0.5 * routed)
+    before = reference.evaluate(sc)
+    sc["stack"] = {**sc["stack"], "moe_imbalance": 1.0}
+    after = reference.evaluate(sc)
+    assert after["phases"] == before["phases"]
+    assert before["device_bytes"] > after["device_bytes"]
+    sc["knobs"]["ep"] = 1
+    assert reference.expert_room(sc, only) == 0
+
+
 def test_context_and_expert_parallel_by_hand() -> None:
     # 8 GPUs on nodes of 4, tp 2, cp 4: T = 2 x 16 / 4 = 8 and the ring spans nodes (2 x 4 > 4).
     sc = toy(tp=2, cp=4, gpus=8, gpus_per_node=4, zero_stage=1)

@@ -9,6 +9,8 @@ from sweep.kernels.memory import (
     KEEP_A,
     KEEP_B,
     LAST,
+    ROUTED,
+    ROUTED_SETS,
     SETS_END,
     feature_share,
     stage_bytes,
@@ -68,11 +70,13 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, et
         keep_a = 0.0
         keep_b = 0.0
         cached = 0.0
+        routed = 0.0
         first = used
         backward = forms.backward_count[variant]
         for row in range(backward):
             lines[used + row, 0] = 0.0
             lines[used + row, 1] = 0.0
+            lines[used + row, ROUTED] = 0.0
         for f in range(features):
             value = feature_values[g, f]
             if value == 0.0:
@@ -87,6 +91,10 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, et
                 keep_a += forms.keep[variant, f] * value
                 for row in range(backward):
                     lines[used + row, 0] += forms.backward[variant, row, f] * value
+                if forms.routed[f] == 1:
+                    routed += forms.keep[variant, f] * value
+                    for row in range(backward):
+                        lines[used + row, ROUTED] += forms.backward[variant, row, f] * value
             else:
                 keep_b += forms.keep[variant, f] * value
                 cached += forms.cached[variant, f] * value
@@ -95,6 +103,10 @@ def layer_lines(lines, model, feature_values, forms, case, rank, seq_len, tp, et
         lines[g, KEEP_A] = keep_a
         lines[g, KEEP_B] = keep_b
         lines[g, CACHED] = cached
+        lines[g, ROUTED] = routed
+        lines[g, ROUTED_SETS] = 0.0
+        for row in range(first, first + backward):
+            lines[g, ROUTED_SETS] = max(lines[g, ROUTED_SETS], lines[row, ROUTED])
         # Keep only lines that no other line of the set is above everywhere (T >= 0).
         kept = first
         for row in range(first, first + backward):

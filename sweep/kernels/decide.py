@@ -229,7 +229,7 @@ def scratch(first, last, workloads, splits, forms, candidate_counts):
     rows = 2 + 2 * forms.backward.shape[1]
     table = np.empty((most, QUANTITIES))
     identity = np.empty((most, 3), np.int64)
-    lines = np.empty((most_cases, splits.tp.shape[0], rows, 4))
+    lines = np.empty((most_cases, splits.tp.shape[0], rows, 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
     return table, identity, lines, lines_known
 

@@ -27,8 +27,9 @@ from sweep.kernels.tables import (
 # The pipeline stages that can need most: the first, the last, and the one after the first.
 FIRST, LAST, SECOND = range(3)
 # Columns of the two first layer lines, one a group: kept bytes per token and besides, bytes that a
-# stage with such a layer caches all step long, and the row after the group's working sets.
-KEEP_A, KEEP_B, CACHED, SETS_END = range(4)
+# stage with such a layer caches all step long, the row after the group's working sets, and the part
+# of kept bytes and of working sets per token that grows with the tokens sent to a rank's experts.
+KEEP_A, KEEP_B, CACHED, SETS_END, ROUTED, ROUTED_SETS = range(6)
 
 # Plain ints: enum members are not constants to the compiler.
 _FUSED_LINEAR = int(CrossEntropy.FUSED_LINEAR)
@@ -54,6 +55,7 @@ HELD = _Q["HELD"]
 LOSS_BUFFER = _Q["LOSS_BUFFER"]
 LAYER_BUFFER = _Q["LAYER_BUFFER"]
 WHOLE_HIDDEN = _Q["WHOLE_HIDDEN"]
+EXPERT_ROOM = _Q["EXPERT_ROOM"]
 
 
 @scalar
@@ -431,15 +433,16 @@ def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
 
 
 @scalar
-def device_total(allocated, high, several, context, comm, single, multi):
+def device_total(allocated, high, room, several, context, comm, single, multi):
     """What the device must hold: context, communicators, and blocks that cannot be given back [bytes].
 
-    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one.
+    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one, `room`
+    what the busiest rank of experts may hold above the mean.
     Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
     """
     if several:
-        return allocated * high * (1.0 + multi) + context + comm
-    return allocated * high * (1.0 + single) + context
+        return (allocated * high + room) * (1.0 + multi) + context + comm
+    return (allocated * high + room) * (1.0 + single) + context
 
 
 @scalar
@@ -475,7 +478,15 @@ def stage_bytes(out, stage, lines, model, program, case, stack, seq_len, tokens,
     held_terms(out, program, stack, hidden_tokens, first + second, one_layer)
     phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage
+    out[EXPERT_ROOM] = 0.0
+    if ep > 1:
+        routed = out[IN_FLIGHT] * (first * lines[0, ROUTED] + second * lines[1, ROUTED])
+        sets = 0.0
+        for group in range(2):
+            if (first if group == 0 else second) > 0.0:
+                sets = max(sets, lines[group, ROUTED_SETS])
+        out[EXPERT_ROOM] = (stack.moe_imbalance - 1.0) * tokens * (routed + sets)
     out[DEVICE] = device_total(
-        out[ALLOCATED], program.memory_high, several, stack.context_bytes, stack.comm_bytes,
+        out[ALLOCATED], program.memory_high, out[EXPERT_ROOM], several, stack.context_bytes, stack.comm_bytes,
         stack.fragmentation_single, stack.fragmentation_multi,
     )  # fmt: skip

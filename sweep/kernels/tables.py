@@ -95,6 +95,7 @@ class Forms(NamedTuple):
     split: np.ndarray  # [F] how it divides
     by_seq: np.ndarray  # [F] 1 where it is multiplied with seq_len
     by_rank: np.ndarray  # [F] 1 where it is multiplied with lora_rank
+    routed: np.ndarray  # [F] 1 where it grows with the tokens that come to a rank's experts
 
 
 class Programs(NamedTuple):
@@ -363,6 +364,7 @@ class Quantity(IntEnum):
     LOSS_BUFFER = 71  # buckets and gathered units while the loss runs
     LAYER_BUFFER = 72  # the same while a layer runs backward
     WHOLE_HIDDEN = 73  # hidden states of the head that tensor parallelism gathers whole
+    EXPERT_ROOM = 74  # routed activations of the busiest expert-parallel rank above the mean
 
 
 QUANTITIES = len(Quantity)

@@ -23,6 +23,7 @@ from sweep.plan.programs import QUANTIZED_BYTES, SCALE_BYTES, Program, rule_of
 from sweep.plan.shapes import (
     FEATURE_BY_RANK,
     FEATURE_BY_SEQ,
+    FEATURE_ROUTED,
     FEATURE_SPLIT,
     FEATURE_TOKEN,
     ModelShape,
@@ -281,6 +282,7 @@ def form_table(forms: Sequence[LayerForms]) -> Forms:
         split=FEATURE_SPLIT,
         by_seq=FEATURE_BY_SEQ,
         by_rank=FEATURE_BY_RANK,
+        routed=FEATURE_ROUTED,
     )
 
 

@@ -51,6 +51,9 @@ SOFTCAP_BYTES = 2.0
 FEATURE_SPLIT = np.array([_split_of(feature) for feature in FEATURES], np.int64)
 FEATURE_TOKEN = np.array(TOKEN_FEATURES, np.int64)
 FEATURE_BY_SEQ = np.array(["s" in feature.split("*") for feature in FEATURES], np.int64)
+FEATURE_ROUTED = np.array(
+    [feature in ("T*k*fe", "T*k*h", "T*k*hw") for feature in FEATURES], np.int64
+)
 FEATURE_BY_RANK = np.array(["r" in feature.split("*") for feature in FEATURES], np.int64)
 
 
