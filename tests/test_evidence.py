@@ -26,6 +26,7 @@ from sweep.evidence.program_words import lora_target
 from sweep.evidence.summary import read_evidence
 from sweep.evidence.tables import COLUMNS, rules_of, write_predictions
 from sweep.evidence.validate import counts, errors_of, fit_rates, is_full_length
+from sweep.kernels.memory import SECOND
 from sweep.units import GIB
 
 # One of the published rows: packed LoRA on one A100 (fms-acceleration, a100_80gb.csv).
@@ -299,6 +300,9 @@ def test_traced_steps(predictions):
         (("hf-fsdp1", "hf-fused-fsdp1"), 70, 0.01, 0.03),
         (("megatron",), 9, 0.04, 0.12),
         (("transformers", "litgpt"), 100, 0.02, 0.05),
+        (("torchtitan", "torchtitan-tp"), 30, 0.08, 0.3),
+        (("torchtitan-graph", "torchtitan-graph-tp"), 13, 0.08, 0.12),
+        (("fsdp-qlora",), 18, 0.08, 0.12),
         ((), 250, 0.025, 0.12),
     ],
 )
@@ -413,6 +417,77 @@ def test_offloaded_checkpoints_leave_the_gpu(catalogs):
     assert offloaded.figures is not None
     gone = kept.figures.allocated_bytes - offloaded.figures.allocated_bytes
     assert gone == pytest.approx(2 * 4096 * 32 * 8 * 4096, rel=0.01)
+
+
+def test_a_step_as_one_graph_is_another_stack(catalogs):
+    titan = {
+        "model": "meta-llama/Llama-3.1-8B", "method": "full", "stack": "torchtitan",
+        "engine": "fsdp2", "weight_dtype": "fp32", "autocast": "y", "optimizer": "adamw",
+        "checkpointing": "selective_op", "micro_batch": "1", "seq_len": "8192", "gpu_count": "8",
+        "zero_stage": "3", "measure": "peak_reserved", "gpu": "H100-80GB",
+        "source": "pytorch/torchtitan commit 0 (#2000)",
+    }  # fmt: skip
+    eager = match_point(point(**titan), catalogs).scenario
+    assert eager.program.stack == "torchtitan"
+    for words in (
+        {"engine": "simplefsdp"},
+        {"parallelism": "fsdp x8 (graph trainer)"},
+        {"source": "pytorch/torchtitan commit 27aa49077 (#3429) default policy FSDP8"},
+    ):
+        assert match_point(point(**titan | words), catalogs).scenario.program.stack == (
+            "torchtitan-graph"
+        ), words
+    split = match_point(point(**titan | {"engine": "simplefsdp", "tp": "2"}), catalogs).scenario
+    assert split.program.stack == "torchtitan-graph-tp"
+    # Published: 28.28 GiB with every second matmul saved, 52.44 with all of them (titan-040, -050).
+    some = predict_point(point(**titan | {"engine": "simplefsdp", "tp": "2"}), catalogs)
+    every = predict_point(point(**titan | words), catalogs)
+    assert some.expected_bytes == pytest.approx(28.28 * GIB, rel=0.04)
+    assert every.expected_bytes == pytest.approx(52.44 * GIB, rel=0.04)
+
+
+def test_a_pipeline_of_two_kinds_of_layers_holds_them_in_their_order(catalogs):
+    pipeline = {
+        "model": "deepseek-ai/DeepSeek-V3", "method": "full", "stack": "megatron",
+        "engine": "megatron", "optimizer": "adam_distributed", "checkpointing": "full",
+        "cross_entropy": "fused_ce", "micro_batch": "1", "gpu_count": "256", "pp": "16",
+        "ep": "16", "grad_accum": "32",
+    }  # fmt: skip
+    found = {
+        stage: predict_point(point(**pipeline, notes=f"{stage} PP stage"), catalogs).figures.terms
+        for stage in ("first", "last")
+    }
+    # 61 layers in 16 stages of 4: three dense layers and one of experts first, experts alone last.
+    model = resolve_architecture(pipeline["model"], catalogs.models)
+    dense, routed = (group for group in count_parameters(model).layers)
+    embedding = model.vocab_size * model.hidden_size
+    assert (dense.count, routed.count) == (3, 58)
+    outside = routed.params - routed.expert_params
+    first = 3 * dense.params + outside + routed.expert_params / 16 + embedding
+    assert found["first"]["weights"] == pytest.approx(2 * first)
+    last = 4 * (outside + routed.expert_params / 16) + embedding + model.hidden_size
+    assert found["last"]["weights"] == pytest.approx(2 * last)
+    # Neither needs most without recomputation: the second has experts alone and 15 batches in flight.
+    kept = predict_point(point(**pipeline | {"checkpointing": "none"}), catalogs)
+    worst = kept.figures.terms
+    assert worst["stage"] == SECOND
+    assert worst["in_flight"] == 15
+
+
+def test_experts_may_reach_over_tensor_parallel_ranks(catalogs):
+    moe = {
+        "model": "Qwen/Qwen3-30B-A3B", "method": "full", "stack": "megatron", "engine": "megatron",
+        "optimizer": "adam_distributed", "checkpointing": "full", "cross_entropy": "fused_ce",
+        "micro_batch": "1", "gpu_count": "8", "tp": "4", "ep": "4",
+    }  # fmt: skip
+    # Two data-parallel ranks, four of experts: an expert is whole on a rank.
+    group = count_parameters(resolve_architecture(moe["model"], catalogs.models)).layers[0]
+    terms = predict_point(point(**moe), catalogs).figures.terms
+    split = predict_point(point(**moe | {"ep": "2"}), catalogs).figures.terms
+    experts = 48 * group.expert_params
+    assert terms["trained"] - split["trained"] == pytest.approx(experts / 4 - experts / 8)
+    refused = predict_point(point(**moe | {"ep": "16"}), catalogs)
+    assert "do not divide into pp x ep" in refused.reason
 
 
 def test_a_pipeline_stage_is_predicted_by_its_place(catalogs):

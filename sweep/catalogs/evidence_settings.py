@@ -13,7 +13,12 @@ from sweep.errors import Problem
 
 _COLUMNS = (
     Column("source_contains", str, required=True),
-    Column("setting", str, required=True, vocabulary=("transformers", "lora_dropout", "compile")),
+    Column(
+        "setting",
+        str,
+        required=True,
+        vocabulary=("transformers", "lora_dropout", "compile", "trainer"),
+    ),
     Column("value", str, required=True),
     Column("source", str, required=True),
     Column("locator", str, required=True),

@@ -296,7 +296,7 @@ class FormBook:
             )
         for change in changes:
             if change.checkpointing and change.checkpointing == variant.checkpointing:
-                keep = _add(keep, change.keep)
+                keep = change.keep if change.replaces else _add(keep, change.keep)
         basis = f"{eager.basis}, with the changes of {variant.kernels}"
         return LayerForms(keep, eager.forward, backward, basis)
 

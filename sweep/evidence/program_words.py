@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from sweep.evidence.points import Point, Unpredictable
-from sweep.evidence.stack_words import compiles_loss
+from sweep.evidence.stack_words import compiles_loss, is_graph_titan
 from sweep.plan.programs import Program
 
 # Our stack by the words (stack, engine) of a point; "*" is any engine.
@@ -19,6 +19,7 @@ _STACKS: Mapping[tuple[str, str], str] = {
     ("megatron", "*"): "megatron",
     ("llm_foundry", "fsdp1"): "llm-foundry",
     ("torchtitan", "fsdp2"): "torchtitan",
+    ("torchtitan", "simplefsdp"): "torchtitan-graph",
     ("litgpt", "none"): "litgpt",
     ("torchtune", "none"): "torchtune",
     ("torchtune", "fsdp2"): "torchtune",
@@ -146,9 +147,11 @@ def _word(point: Point, column: str, known: Mapping[str, str]) -> str:
 _DEFAULT_CROSS_ENTROPY = {"llm-foundry": "fused", "megatron": "plain", "torchtitan": "plain"}
 
 
-def _stack_variant(point: Point, stack: str) -> str:
-    if stack == "torchtitan" and point.whole("tp", 1) > 1:
-        return "torchtitan-tp"
+def _stack_variant(point: Point, stack: str, settings: Mapping[str, str]) -> str:
+    if stack == "torchtitan" and (settings.get("trainer") == "graph" or is_graph_titan(point)):
+        stack = "torchtitan-graph"
+    if stack in ("torchtitan", "torchtitan-graph") and point.whole("tp", 1) > 1:
+        return f"{stack}-tp"
     return stack
 
 
@@ -225,7 +228,7 @@ def program_of(point: Point, settings: Mapping[str, str]) -> Program:
     method = _word(point, "method", _METHODS)
     if point["stack"] == "litgpt" and point.flag("autocast"):
         raise Unpredictable("litgpt under bf16-mixed (fp32 weights) is not modelled")
-    stack = _stack_variant(point, stack_of(point))
+    stack = _stack_variant(point, stack_of(point), settings)
     zero_stage = _zero_stage(point)
     for column in ("micro_batch", "seq_len", "checkpointing"):
         if not point[column]:

@@ -15,6 +15,17 @@ from sweep.plan.programs import Program
 # the middle of 2025; its points name a pull request or a month.
 _TITAN_CHANGED_PULL = 1250
 _TITAN_CHANGED_MONTH = 202505
+# Its graph trainer traces the whole step and saves every matmul since this pull request; before, the
+# loss ran outside the graph under tensor parallelism, where Python kept one more copy of the logits.
+_TITAN_TRACED_PULL = 2788
+_GRAPH_EAGER_LOGIT_BYTES = 16.0
+_GRAPH_WORDS = (
+    "graph trainer",
+    "graph_trainer",
+    "compiler toolkit",
+    "compiler_toolkit",
+    "simplefsdp",
+)
 _PULL = re.compile(r"\(#(\d+)\)")
 _MONTH = re.compile(r"\b(20\d\d)(0[1-9]|1[0-2])\b|(20\d\d)(0[1-9]|1[0-2])_")
 _WRITTEN_MONTH = re.compile(
@@ -52,6 +63,18 @@ def is_recent_titan(point: Point) -> bool:
     return True
 
 
+def is_graph_titan(point: Point) -> bool:
+    """Whether a torchtitan point says that its step ran as one graph."""
+    words = f"{_words(point)} {point['parallelism']} {point['engine']}".casefold()
+    return any(word in words for word in _GRAPH_WORDS)
+
+
+def _is_traced_titan(point: Point) -> bool:
+    """Whether a graph step is of the code that traces all of it (the default since 2026-04)."""
+    found = _PULL.search(_words(point))
+    return found is not None and int(found[1]) >= _TITAN_TRACED_PULL
+
+
 def compiles_loss(point: Point) -> bool:
     """Whether a torchtitan point's loss was compiled, which makes one pass over the logits."""
     return is_compiled(point) and is_recent_titan(point)
@@ -66,7 +89,16 @@ def with_words(
     constants = dict(stack.constants)
     heads = dict(book.loss_heads)
     key = (program.stack, program.cross_entropy)
-    if "torchtitan" in stack.lineage:
+    rules = dict(book.rules)
+    rule_key = (program.stack, program.method, program.precision, program.zero_stage)
+    if "torchtitan-graph" in stack.lineage:
+        if _is_traced_titan(point):
+            kernels = ["titan-graph-all" if program.checkpointing == "selective" else "titan-graph"]
+        elif program.stack == "torchtitan-graph-tp":
+            rule = rules[rule_key]
+            logits = dict.fromkeys(("logit_forward", "logit_backward"), _GRAPH_EAGER_LOGIT_BYTES)
+            rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, **logits})
+    elif "torchtitan" in stack.lineage:
         if is_compiled(point):
             kernels.append("compiled-tp" if program.stack == "torchtitan-tp" else "compiled")
         if not is_recent_titan(point):
@@ -85,8 +117,6 @@ def with_words(
             logit_forward=(head.logit_forward or 0.0) * share,
             logit_backward=(head.logit_backward or 0.0) * share,
         )
-    rules = dict(book.rules)
-    rule_key = (program.stack, program.method, program.precision, program.zero_stage)
     if "torchtune" in stack.lineage:
         if is_compiled(point) or settings.get("compile") == "y":
             if program.checkpointing == "none":
