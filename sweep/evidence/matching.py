@@ -14,6 +14,7 @@ from sweep.evidence.names import resolve_architecture
 from sweep.evidence.point_book import point_book
 from sweep.evidence.points import Point, Unpredictable
 from sweep.evidence.program_words import program_of, trains_root
+from sweep.evidence.stack_words import pipeline_micro_batches
 from sweep.evidence.towers import tower_bytes
 from sweep.plan.layouts import Layout
 from sweep.plan.shapes import ModelShape, model_shape
@@ -66,8 +67,9 @@ def _match(point: Point, catalogs: Catalogs) -> Match:
     if gpus % (layout.pp * layout.ep):
         raise Unpredictable(f"{gpus} GPUs do not divide into pp x ep")
     dp = gpus // (layout.tp * layout.pp * layout.cp)
-    micro_batch = point.whole("micro_batch")
-    accumulation = point.whole("grad_accum", 1)
+    pieces = pipeline_micro_batches(point)
+    micro_batch = point.whole("micro_batch") // pieces
+    accumulation = point.whole("grad_accum", 1) * pieces
     shape = _shape(point, model, program.method)
     scenario = Scenario(
         shape=shape,

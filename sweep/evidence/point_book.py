@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sweep.catalogs.models import Model
 from sweep.catalogs.stacks import StackBook, parse_release
 from sweep.evidence.points import Point, Unpredictable
-from sweep.evidence.stack_words import with_words
+from sweep.evidence.stack_words import is_recent_titan, pipeline_micro_batches, with_words
 from sweep.plan.programs import Program, rule_of
 
 
@@ -136,6 +136,8 @@ def _with_extras(
     if point["checkpointing"] == "full_offload":
         book = _with_kernels(book, program, "offloaded-checkpoints")
     book = with_words(book, point, program, model, settings)
+    if point["stack"] == "torchtitan" and point.whole("pp", 1) > 1:
+        return _with_pipeline(book, point, program, model)
     if never_reshards:
         stack = book.stacks[program.stack]
         layers = float(model.num_hidden_layers)
@@ -149,6 +151,33 @@ def _with_extras(
         stack = dataclasses.replace(stack, constants=constants)
         book = dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
     return book
+
+
+def _with_pipeline(book: StackBook, point: Point, program: Program, model: Model) -> StackBook:
+    """torchtitan's pipeline: weights stay gathered, gradients whole and in fp32, all step long.
+
+    Source: its fsdp.py (reshard_after_forward only without a pipeline), torch's pipelining/stage.py
+    (no gradient sync before the last micro-batch; until 2.9 every stage kept its outputs, and the
+    first its 16-bit outputs and what it sent).
+    """
+    stack = book.stacks[program.stack]
+    layers = float(-(-model.num_hidden_layers // point.whole("pp", 1)))
+    constants = {
+        **stack.constants,
+        # In gathered layers of 2 bytes an element: the weights, and the fp32 gradients beside them.
+        "loss_gathered_layers": 3.0 * layers + 1.0,
+        "backward_gathered_layers": layers + 1.0,
+        "reduced_layers": layers + 1.0,
+    }
+    key = (program.stack, program.method, program.precision, program.zero_stage)
+    rule = book.rules[key]
+    kept_outputs = 4.0 * pipeline_micro_batches(point) if not is_recent_titan(point) else 0.0
+    bytes_ = {**rule.bytes, "residual_bytes": rule.bytes["residual_bytes"] + kept_outputs}
+    return dataclasses.replace(
+        book,
+        stacks={**book.stacks, program.stack: dataclasses.replace(stack, constants=constants)},
+        rules={**book.rules, key: dataclasses.replace(rule, bytes=bytes_)},
+    )
 
 
 def _kbit_prepared(point: Point) -> bool:

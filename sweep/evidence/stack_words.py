@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sweep.catalogs.models import Model
 from sweep.catalogs.stacks import StackBook
-from sweep.evidence.points import Point
+from sweep.evidence.points import Point, Unpredictable
 from sweep.plan.programs import Program
 
 # torchtitan wraps the embedding apart from norm and head, and compiles its loss with the model, since
@@ -73,6 +73,24 @@ def _is_traced_titan(point: Point) -> bool:
     """Whether a graph step is of the code that traces all of it (the default since 2026-04)."""
     found = _PULL.search(_words(point))
     return found is not None and int(found[1]) >= _TITAN_TRACED_PULL
+
+
+def pipeline_micro_batches(point: Point) -> int:
+    """Micro-batches a pipeline splits a GPU's batch into: torchtitan's schedules do it themselves.
+
+    One sequence each since the middle of 2025, before as many as there are stages. Raises
+    Unpredictable where those do not divide the batch.
+    """
+    pp, batch = point.whole("pp", 1), point.whole("micro_batch")
+    if point["stack"] != "torchtitan" or pp == 1:
+        return 1
+    if is_recent_titan(point):
+        return batch
+    words = f"{_words(point)} {point['parallelism']}".casefold()
+    stages = min(batch, 2 * pp if "interleaved" in words else pp)
+    if batch % stages:
+        raise Unpredictable(f"a batch of {batch} does not divide into {stages} micro-batches")
+    return stages
 
 
 def compiles_loss(point: Point) -> bool:
