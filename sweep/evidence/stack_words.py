@@ -65,7 +65,9 @@ def is_recent_titan(point: Point) -> bool:
 
 def is_graph_titan(point: Point) -> bool:
     """Whether a torchtitan point says that its step ran as one graph."""
-    words = f"{_words(point)} {point['parallelism']} {point['engine']}".casefold()
+    # Notes may name it as what a row is compared with.
+    said = (point[name] for name in ("engine", "parallelism", "framework", "source"))
+    words = " ".join(said).casefold()
     return any(word in words for word in _GRAPH_WORDS)
 
 
