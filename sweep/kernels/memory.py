@@ -188,26 +188,18 @@ def layer_elements(parts, tp, etp, ep):
 
 
 @scalar
-def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, second, shards):
+def resting_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first, second,
+                  shards):  # fmt: skip
     """Fill in what rests on the GPU all step long, what leaves it, and the step's temporaries [bytes].
 
     Derivation: docs/physics.md section 2; ZeRO 1910.02054 for what each stage shares.
     """
     zero = program.zero_stage
     offload = program.offload
-    etp = expert_split(tp, ep, shards)
     frozen, frozen_expert = stage_elements(
-        case.frozen_bytes,
-        case.group_frozen_bytes,
-        first,
-        second,
-        model.tied,
-        tp,
-        etp,
-        ep,
-        pp,
+        case.frozen_bytes, case.group_frozen_bytes, first, second, model.tied, tp, etp, ep, pp,
         stage,
-    )
+    )  # fmt: skip
     trained, trained_expert = stage_elements(
         case.trained, case.group_trained, first, second, model.tied, tp, etp, ep, pp, stage
     )
@@ -254,7 +246,7 @@ def resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, se
 
 
 @scalar
-def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, layers, shards):
+def buffer_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, layers, shards):
     """Fill in what sharding keeps beside the states: buckets, gathered units, one being reduced [bytes].
 
     Source: torch DDP and DeepSpeed buckets; traced FSDP2 steps (docs/physics.md section 2).
@@ -270,7 +262,6 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, layers, sh
         out[BUCKETS] = min(stack.bucket_elements, out[TRAINED]) * 2.0 * stack.bucket_bytes
     elif zero == 3:
         gather = program.gather_bytes
-        etp = expert_split(tp, ep, shards)
         trained = layer_elements(case.layer_trained, tp, etp, ep)
         root_frozen = root_elements(case.frozen_bytes, model.tied, tp, pp, stage)
         root_trained = root_elements(case.trained, model.tied, tp, pp, stage)
@@ -287,7 +278,7 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, layers, sh
 
 @scalar
 def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp,
-                     hidden_tokens, first, second, lines):  # fmt: skip
+                     hidden_tokens, first, second, lines, cached):  # fmt: skip
     """Fill in kept activations and what the loss head adds [bytes].
 
     Source: traced layer forms and loss heads (docs/physics.md section 3). Copies of weights, the
@@ -304,10 +295,8 @@ def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, t
         + 32.0 * tokens
         - case.first_layer_saving * tokens
         + case.vision_kept_bytes * tokens * cp / seq_len
+        + cached
     )
-    for group in range(2):
-        if (first if group == 0 else second) > 0.0:
-            out[FIXED] += lines[group, CACHED]
     out[RESIDUAL] = program.residual_bytes * hidden_tokens
     out[HEAD_COPY] = 0.0
     out[WHOLE_HIDDEN] = stack.whole_hidden_bytes * hidden * tokens if tp > 1 else 0.0
@@ -453,40 +442,40 @@ def stage_bytes(out, stage, lines, model, program, case, stack, seq_len, tokens,
     `lines` are those of `layer_lines`. Derivation: docs/physics.md sections 2 to 4.
     """
     first, second = stage_layers(model, pp, stage)
+    etp = expert_split(tp, ep, shards)
     work = 0.0
     one_layer = 0.0
+    cached = 0.0
+    routed_sets = 0.0
     for group in range(2):
         if (first if group == 0 else second) > 0.0:
             kept = lines[group, KEEP_A] * tokens
             if program.checkpointed == 0:
                 kept += lines[group, KEEP_B]
             one_layer = max(one_layer, kept)
+            cached += lines[group, CACHED]
+            routed_sets = max(routed_sets, lines[group, ROUTED_SETS])
             begin = int(lines[0, SETS_END]) if group == 1 else 2
             for row in range(begin, int(lines[group, SETS_END])):
                 work = max(work, lines[row, 0] * tokens + lines[row, 1])
     hidden_tokens = model.hidden * tokens / (tp if sequence_parallel == 1 else 1)
-    resting_terms(out, stage, model, program, case, stack, tp, pp, ep, first, second, shards)
-    buffer_terms(out, stage, model, program, case, stack, tp, pp, ep, first + second, shards)
+    resting_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first, second, shards)
+    buffer_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first + second, shards)
     activation_terms(
         out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
-        first, second, lines,
+        first, second, lines, cached,
     )  # fmt: skip
     root_terms(
-        out, stage, model, program, case, stack, accumulation, tp, pp,
-        expert_split(tp, ep, shards), ep, hidden_tokens,
-    )  # fmt: skip
+        out, stage, model, program, case, stack, accumulation, tp, pp, etp, ep, hidden_tokens
+    )
     held_terms(out, program, stack, hidden_tokens, first + second, one_layer)
     phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
     out[STAGE] = stage
     out[EXPERT_ROOM] = 0.0
     if ep > 1:
         routed = out[IN_FLIGHT] * (first * lines[0, ROUTED] + second * lines[1, ROUTED])
-        sets = 0.0
-        for group in range(2):
-            if (first if group == 0 else second) > 0.0:
-                sets = max(sets, lines[group, ROUTED_SETS])
-        out[EXPERT_ROOM] = (stack.moe_imbalance - 1.0) * tokens * (routed + sets)
+        out[EXPERT_ROOM] = (stack.moe_imbalance - 1.0) * tokens * (routed + routed_sets)
     out[DEVICE] = device_total(
-        out[ALLOCATED], program.memory_high, out[EXPERT_ROOM], several, stack.context_bytes, stack.comm_bytes,
-        stack.fragmentation_single, stack.fragmentation_multi,
+        out[ALLOCATED], program.memory_high, out[EXPERT_ROOM], several,
+        stack.context_bytes, stack.comm_bytes, stack.fragmentation_single, stack.fragmentation_multi,
     )  # fmt: skip
