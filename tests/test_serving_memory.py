@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sweep.catalogs import Catalogs
 from sweep.catalogs.architecture import count_parameters
+from sweep.evidence.names import resolve_architecture
 from sweep.evidence.serving import (
     Serving,
     kv_cache_bytes,
@@ -21,7 +22,7 @@ from sweep.evidence.serving import (
     weight_terms,
 )
 from sweep.evidence.serving_formats import WEIGHT_FORMATS, allocated_bytes
-from sweep.evidence.serving_points import read_serving, served_model
+from sweep.evidence.serving_points import read_serving
 from sweep.units import GB, GIB, MIB
 
 COLUMNS = (
@@ -94,7 +95,7 @@ def test_published_peaks(
 
 def make_serving(catalogs: Catalogs, name: str, **fields: Any) -> Serving:
     """One call of a recent Transformers in bf16, with other fields as given."""
-    model = served_model(name, catalogs.models)
+    model = resolve_architecture(name, catalogs.models)
     assert model is not None
     values: dict[str, Any] = {
         "engine": "transformers", "release": (4, 51), "weight_format": "bf16",
@@ -224,7 +225,7 @@ def test_reasons(catalogs: Catalogs, fields: dict[str, str], reason: str) -> Non
 
 def test_endings_of_quantised_checkpoints(catalogs: Catalogs) -> None:
     for ending in ("-GPTQ-Int4", "-AWQ", "-GPTQ", "-Int8", "-bnb-4bit"):
-        model = served_model(f"Qwen/Qwen2.5-7B-Instruct{ending}", catalogs.models)
+        model = resolve_architecture(f"Qwen/Qwen2.5-7B-Instruct{ending}", catalogs.models)
         assert model is catalogs.models["Qwen2.5-7B"]
 
 

@@ -15,6 +15,10 @@ _VARIANT_WORDS = frozenset({
     "fp32", "quantized", "gguf", "dynamic", "preview", "2405", "2407", "2409", "2410", "2501",
     "2503", "2505", "2506", "2507", "2509", "2512",
 })  # fmt: skip
+# How a name ends that says how the weights are stored.
+QUANTISED_ENDING = re.compile(
+    r"[-_](GPTQ-Int[48]|GPTQ|AWQ|Int[48]|FP8|bnb-4bit|4bit|8bit)$", re.IGNORECASE
+)
 _TRUNCATED = re.compile(
     r"^(?P<name>.+?)[\s,]*(?:\bshapes?\b)?[\s,(]*"
     r"(?:truncated to (?P<count>\d+) layers?|(?P<short>\d+) layers?(?: only)?)\)?\s*$",
@@ -72,4 +76,6 @@ def resolve_architecture(name: str, models: Mapping[str, Model]) -> Model | None
     fits = [model for model in models.values() if any(_core(one) == wanted for one in model.names)]
     if fits and len({_architecture(model) for model in fits}) == 1:
         return fits[0]
-    return None
+    # The name without the ending may be one of the catalog where the words alone fit several.
+    plain = QUANTISED_ENDING.sub("", name)
+    return resolve_architecture(plain, models) if plain != name else None

@@ -7,13 +7,9 @@ from collections.abc import Mapping
 
 from sweep.catalogs.architecture import count_parameters
 from sweep.catalogs.models import Model
-from sweep.evidence.names import resolve_architecture
+from sweep.evidence.names import QUANTISED_ENDING, resolve_architecture
 from sweep.evidence.serving import Serving
 
-# Endings that say how the weights are stored; the architecture is that of the name without them.
-QUANTISED_ENDING = re.compile(
-    r"[-_](GPTQ-Int[48]|GPTQ|AWQ|Int[48]|FP8|bnb-4bit|4bit|8bit)$", re.IGNORECASE
-)
 ENGINES: Mapping[str, str] = {"hf": "transformers", "litgpt": "litgpt", "gpt_fast": "gpt-fast"}
 WEIGHT_FORMATS: Mapping[tuple[str, str], str] = {
     ("transformers", "bf16"): "bf16",
@@ -57,17 +53,6 @@ DEFAULT_PROMPT_TOKENS = 6
 LITGPT_NEW_TOKENS = 50
 
 
-def served_model(name: str, models: Mapping[str, Model]) -> Model | None:
-    """The model of a row's name, with the endings of quantised checkpoints taken off."""
-    model = resolve_architecture(name, models)
-    while model is None:
-        shorter = QUANTISED_ENDING.sub("", name)
-        if shorter == name:
-            return None
-        name, model = shorter, resolve_architecture(shorter, models)
-    return model
-
-
 def _lengths(row: Mapping[str, str], engine: str) -> tuple[int, int] | str:
     """Prompt and generated tokens of a row, or why they are not known."""
     stated = _LENGTHS.search(row["notes"])
@@ -88,7 +73,7 @@ def read_serving(row: Mapping[str, str], models: Mapping[str, Model]) -> Serving
     """What a row served, or the reason why its peak cannot be predicted."""
     if row["task"] != "serve":
         return "not a serving row"
-    model = served_model(row["model"], models)
+    model = resolve_architecture(row["model"], models)
     if model is None:
         return f"model {row['model']} is not in the catalog"
     engine = ENGINES.get(row["stack"])
