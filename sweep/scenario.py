@@ -72,7 +72,7 @@ class Evaluation:
         )
 
 
-def _with_tower(case: Case, scenario: Scenario, book: StackBook) -> Case:
+def _with_tower(case: Case, scenario: Scenario) -> Case:
     """The case with what the images of a sequence keep in the tower, and the tower trained or not."""
     case = dataclasses.replace(case, vision_kept_bytes=scenario.vision_kept_bytes)
     counts = scenario.shape.counts
@@ -116,7 +116,7 @@ def evaluate_scenario(
     """
     program = scenario.program
     case = build_case(scenario.shape, program, scenario.seq_len, book)
-    case = _with_tower(case, scenario, book)
+    case = _with_tower(case, scenario)
     if scenario.root_trained:
         case = _with_root(case, scenario, book)
     cases, forms, basis = case_table([case], [0], book)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,21 @@ class StackBook:
     efficiencies: Mapping[str, Efficiency]
     releases: tuple[Release, ...]
     bands: BandBook
+
+    def with_stack(self, stack: Stack) -> StackBook:
+        """The book with this stack in place of the one of its key."""
+        return dataclasses.replace(self, stacks={**self.stacks, stack.key: stack})
+
+    def with_rule(self, key: tuple[str, str, str, int], rule: DtypeRule) -> StackBook:
+        """The book with this dtype rule under a key (stack, method, precision, zero_stage)."""
+        return dataclasses.replace(self, rules={**self.rules, key: rule})
+
+    def with_rule_bytes(
+        self, key: tuple[str, str, str, int], changes: Mapping[str, float]
+    ) -> StackBook:
+        """The book with some bytes of one dtype rule changed, by their names in RULE_NUMBERS."""
+        rule = self.rules[key]
+        return self.with_rule(key, dataclasses.replace(rule, bytes={**rule.bytes, **changes}))
 
     def memory_band(self, stack: str, method: str, figure: str = "allocated") -> Band:
         """How far the measured peaks of a stack and method lie from the predicted ones."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from sweep.catalogs.bands import Band
-from sweep.evidence.predict import Prediction
+from sweep.evidence.predict import Prediction, measured_by
 from sweep.evidence.validate import is_full_length
 from sweep.units import GIB
 
@@ -43,9 +43,7 @@ def calibrate(predictions: Iterable[Prediction]) -> list[Band]:
         measured, expected = one.point.measured_bytes, one.expected_bytes
         if measured is None or expected is None or not is_full_length(one.point):
             continue
-        figure = one.figure
-        if one.point["measure"] in ("", "unspecified"):
-            figure = "unspecified"
+        figure = measured_by(one.point, one.figure)
         method = "serve" if one.point["task"] == "serve" else _method(one)
         cluster = f"{_LINE.sub('', one.point['source'])} {one.point['model']}"
         for named, ratio in [(figure, measured / expected), *_other_figures(one)]:

@@ -16,19 +16,20 @@ from sweep.evidence.points import Point, Unpredictable
 from sweep.evidence.program_words import program_of, trains_root
 from sweep.evidence.stack_words import pipeline_micro_batches
 from sweep.evidence.towers import tower_bytes
+from sweep.kernels.memory import FIRST, LAST
 from sweep.plan.layouts import Layout
 from sweep.plan.shapes import ModelShape, model_shape
 from sweep.scenario import Scenario
 
 # Words by which a source says which stage of a pipeline it measured.
-_STAGES = {"first pp stage": 0, "last pp stage": 1}
+_STAGES = {"first pp stage": FIRST, "last pp stage": LAST}
 
 
 @dataclass(frozen=True)
 class Match:
     """A point as a scenario, with the stack catalog as it holds for that point.
 
-    `stage` is the pipeline stage it was measured on: 0 the first, 1 the last, None the fullest.
+    `stage` is the pipeline stage it was measured on (memory.FIRST or LAST), None the fullest.
     """
 
     scenario: Scenario

@@ -10,7 +10,7 @@ from sweep.catalogs.models import Model
 from sweep.catalogs.stacks import StackBook, parse_release
 from sweep.evidence.points import Point, Unpredictable
 from sweep.evidence.stack_words import is_recent_titan, pipeline_micro_batches, with_words
-from sweep.plan.programs import Program, rule_of
+from sweep.plan.programs import Program, rule_key, rule_of
 
 
 def point_book(
@@ -59,8 +59,7 @@ def _with_dtypes(point: Point, program: Program, book: StackBook) -> StackBook:
         )
     if changed is rule:
         return book
-    key = (program.stack, program.method, program.precision, program.zero_stage)
-    return dataclasses.replace(book, rules={**book.rules, key: changed})
+    return book.with_rule(rule_key(program), changed)
 
 
 def _release(point: Point, settings: Mapping[str, str]) -> tuple[int, ...] | None:
@@ -90,15 +89,14 @@ def _with_release(
     if older.kernels and model.model_type in older.model_types:
         kernels = "+".join(name for name in (stack.kernels, older.kernels) if name)
         stack = dataclasses.replace(stack, kernels=kernels)
-    return dataclasses.replace(book, loss_heads=heads, stacks={**book.stacks, stack.key: stack})
+    return dataclasses.replace(book, loss_heads=heads).with_stack(stack)
 
 
 def _with_kernels(book: StackBook, program: Program, name: str) -> StackBook:
     """The catalog with one more change of kernels for the program's stack."""
     stack = book.stacks[program.stack]
     kernels = "+".join(one for one in (stack.kernels, name) if one)
-    stack = dataclasses.replace(stack, kernels=kernels)
-    return dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
+    return book.with_stack(dataclasses.replace(stack, kernels=kernels))
 
 
 def _with_extras(
@@ -106,10 +104,8 @@ def _with_extras(
 ) -> StackBook:
     """The catalog with what a point does beyond a program: masters, kept outputs, no resharding."""
     if point.flag("master_weights"):
-        key = (program.stack, program.method, program.precision, program.zero_stage)
-        rule = book.rules[key]
         # fp32 masters and states; at the step fp32 copies of the gradients replace 16-bit ones.
-        bytes_ = {**rule.bytes, "master_bytes": 4.0, "state_dtype_bytes": 4.0}
+        masters = {"master_bytes": 4.0, "state_dtype_bytes": 4.0}
         optimizer = book.optimizers[program.optimizer]
         optimizer = dataclasses.replace(
             optimizer,
@@ -117,15 +113,13 @@ def _with_extras(
             temp_tensor_bytes=optimizer.temp_tensor_bytes + 2.0,
         )
         book = dataclasses.replace(
-            book,
-            rules={**book.rules, key: dataclasses.replace(rule, bytes=bytes_)},
+            book.with_rule_bytes(rule_key(program), masters),
             optimizers={**book.optimizers, program.optimizer: optimizer},
         )
     if point.flag("keep_outputs"):
         head_key = (program.stack, program.cross_entropy)
         head = book.loss_heads[head_key]
-        rule = book.rules[program.stack, program.method, program.precision, program.zero_stage]
-        backward = head.logit_backward or rule.bytes["logit_backward"]
+        backward = head.logit_backward or book.rules[rule_key(program)].bytes["logit_backward"]
         head = dataclasses.replace(head, logit_backward=backward + 2.0)
         book = dataclasses.replace(book, loss_heads={**book.loss_heads, head_key: head})
     never_reshards = program.zero_stage == 3 and (
@@ -148,8 +142,7 @@ def _with_extras(
             "loss_gathered_layers": layers + prefetched,
             "backward_gathered_layers": layers + prefetched,
         }
-        stack = dataclasses.replace(stack, constants=constants)
-        book = dataclasses.replace(book, stacks={**book.stacks, program.stack: stack})
+        book = book.with_stack(dataclasses.replace(stack, constants=constants))
     return book
 
 
@@ -157,8 +150,8 @@ def _with_pipeline(book: StackBook, point: Point, program: Program, model: Model
     """torchtitan's pipeline: weights stay gathered, gradients whole and in fp32, all step long.
 
     Source: its fsdp.py (reshard_after_forward only without a pipeline), torch's pipelining/stage.py
-    (no gradient sync before the last micro-batch; until 2.9 every stage kept its outputs, and the
-    first its 16-bit outputs and what it sent).
+    (no gradient sync before the last micro-batch; of torch 2.6, where every stage keeps the outputs
+    of all micro-batches until the step ends: on the first 2 x 2 bytes a hidden element).
     """
     stack = book.stacks[program.stack]
     layers = float(-(-model.num_hidden_layers // point.whole("pp", 1)))
@@ -169,15 +162,13 @@ def _with_pipeline(book: StackBook, point: Point, program: Program, model: Model
         "backward_gathered_layers": layers + 1.0,
         "reduced_layers": layers + 1.0,
     }
-    key = (program.stack, program.method, program.precision, program.zero_stage)
-    rule = book.rules[key]
-    kept_outputs = 4.0 * pipeline_micro_batches(point) if not is_recent_titan(point) else 0.0
-    bytes_ = {**rule.bytes, "residual_bytes": rule.bytes["residual_bytes"] + kept_outputs}
-    return dataclasses.replace(
-        book,
-        stacks={**book.stacks, program.stack: dataclasses.replace(stack, constants=constants)},
-        rules={**book.rules, key: dataclasses.replace(rule, bytes=bytes_)},
-    )
+    book = book.with_stack(dataclasses.replace(stack, constants=constants))
+    if is_recent_titan(point):
+        return book
+    key = rule_key(program)
+    outputs = 4.0 * pipeline_micro_batches(point)
+    residual = book.rules[key].bytes["residual_bytes"] + outputs
+    return book.with_rule_bytes(key, {"residual_bytes": residual})
 
 
 def _kbit_prepared(point: Point) -> bool:

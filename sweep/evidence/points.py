@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.errors import CatalogError, nearest
-from sweep.units import GB, GIB
+from sweep.units import GIB
 
 # Columns a row cannot be predicted without; the others may be missing or empty (unknown).
 REQUIRED_COLUMNS = ("id", "model", "method")
@@ -75,12 +75,6 @@ class Point:
         """The measured peak, None for a row without one (oom, fits) [bytes]."""
         text = self["peak_gib"].strip()
         return float(text) * GIB if text else None
-
-    @property
-    def card_bytes(self) -> float | None:
-        """Marketed memory of its GPU, None when not stated [bytes]."""
-        text = self["gpu_memory_gb"].strip()
-        return float(text) * GB if text else None
 
 
 def read_points(path: Path) -> list[Point]:

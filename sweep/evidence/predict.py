@@ -161,20 +161,18 @@ def predict_point(point: Point, catalogs: Catalogs) -> Prediction:
     except (Unpredictable, SweepError, ValueError) as error:
         return Prediction(point, point["stack"], None, figure, None, None, str(error))
     figures = training_figures(evaluation, match, usable)
+    fits = None if usable is None else figures.needed_bytes <= usable
     if point["scope"] == "sum_all_gpus":
         figures = _times(figures, match.scenario.gpus)
     stack = match.scenario.program.stack
     band = catalogs.stacks.memory_band(
-        stack, match.scenario.program.method, _measured_by(point, figure)
+        stack, match.scenario.program.method, measured_by(point, figure)
     )
-    fits = None
-    if usable is not None:
-        share = match.scenario.gpus if point["scope"] == "sum_all_gpus" else 1
-        fits = figures.needed_bytes / share <= usable
     return Prediction(point, stack, figures, figure, band, fits, "", match)
 
 
-def _measured_by(point: Point, figure: str) -> str:
+def measured_by(point: Point, figure: str) -> str:
+    """The figure whose band holds for a point: its own, or that of sources that do not say."""
     return "unspecified" if point["measure"] in ("", "unspecified") else figure
 
 
@@ -188,7 +186,7 @@ def _predict_serving(
     device = allocated + catalogs.stacks.stacks["hf"].constants["context_bytes"]
     figures = Figures(allocated, allocated, device, device, serving_terms(serving))
     band = catalogs.stacks.bands.find(
-        (serving.engine, "serving"), "serve", _measured_by(point, figure)
+        (serving.engine, "serving"), "serve", measured_by(point, figure)
     )
     # A model spread over GPUs by a device map is summed over them.
     fits = None if usable is None else figures.needed_bytes * band.high <= usable * serving.gpus

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from sweep.catalogs.models import Model
 from sweep.catalogs.stacks import StackBook
 from sweep.evidence.points import Point, Unpredictable
-from sweep.plan.programs import Program
+from sweep.plan.programs import Program, rule_key
 
 # torchtitan wraps the embedding apart from norm and head, and compiles its loss with the model, since
 # the middle of 2025; its points name a pull request or a month.
@@ -46,7 +46,7 @@ def _words(point: Point) -> str:
 def is_compiled(point: Point) -> bool:
     """Whether a point's step ran under torch.compile."""
     words = _words(point).casefold()
-    return "compile" in words and "no compile" not in words and "(no compile" not in words
+    return "compile" in words and "no compile" not in words
 
 
 def is_recent_titan(point: Point) -> bool:
@@ -109,15 +109,12 @@ def with_words(
     constants = dict(stack.constants)
     heads = dict(book.loss_heads)
     key = (program.stack, program.cross_entropy)
-    rules = dict(book.rules)
-    rule_key = (program.stack, program.method, program.precision, program.zero_stage)
     if "torchtitan-graph" in stack.lineage:
         if _is_traced_titan(point):
             kernels = ["titan-graph-all" if program.checkpointing == "selective" else "titan-graph"]
         elif program.stack == "torchtitan-graph-tp":
-            rule = rules[rule_key]
             logits = dict.fromkeys(("logit_forward", "logit_backward"), _GRAPH_EAGER_LOGIT_BYTES)
-            rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, **logits})
+            book = book.with_rule_bytes(rule_key(program), logits)
     elif "torchtitan" in stack.lineage:
         if is_compiled(point):
             kernels.append("compiled-tp" if program.stack == "torchtitan-tp" else "compiled")
@@ -148,14 +145,10 @@ def with_words(
         if program.cross_entropy == "chunked" and program.method == "full":
             # The head's gradient and the chunk's share of it, 2 bytes each.
             gradient = {"head_copy_bytes": 4.0, "logit_grad": 0.0, "head_grad_bytes": 0.0}
-            rule = rules[rule_key]
-            rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, **gradient})
+            book = book.with_rule_bytes(rule_key(program), gradient)
     if "optimizer_in_bwd" in point["optimizer_as_stated"].casefold():
         # Each gradient is used and freed as it comes; none waits for a step.
-        rule = rules[rule_key]
-        rules[rule_key] = dataclasses.replace(rule, bytes={**rule.bytes, "grad_bytes": 0.0})
+        book = book.with_rule_bytes(rule_key(program), {"grad_bytes": 0.0})
         constants["keeps_gradients"] = 0.0
     changed = dataclasses.replace(stack, kernels="+".join(kernels), constants=constants)
-    return dataclasses.replace(
-        book, stacks={**book.stacks, program.stack: changed}, loss_heads=heads, rules=rules
-    )
+    return dataclasses.replace(book, loss_heads=heads).with_stack(changed)

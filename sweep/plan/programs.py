@@ -170,10 +170,14 @@ def supports(program: Program, book: StackBook) -> bool:
     )
 
 
+def rule_key(program: Program) -> tuple[str, str, str, int]:
+    """What a program's dtype rule is filed under in a StackBook."""
+    return program.stack, program.method, program.precision, program.zero_stage
+
+
 def rule_of(program: Program, book: StackBook) -> DtypeRule | None:
     """The dtype rule a program follows."""
-    key = (program.stack, program.method, program.precision, program.zero_stage)
-    return book.rules.get(key)
+    return book.rules.get(rule_key(program))
 
 
 def layout_rule(program: Program, book: StackBook) -> LayoutRule:
