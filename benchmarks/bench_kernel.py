@@ -180,8 +180,8 @@ def candidate_tables(plan: Plan, sample: list[engine.Chunk]) -> list[Table]:
 def _race(table, identity, setups, first, last, state):
     for candidate in range(table.shape[0]):
         decide.race(
-            table[candidate], candidate, identity[candidate, 1], identity[candidate, 2], setups,
-            first, last, state,
+            table[candidate], candidate, identity[candidate, 1], identity[candidate, 2],
+            identity[candidate, 3], setups, first, last, state,
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from sweep.kernels import candidate as c
+from sweep.kernels.decide import half_dtype
 from sweep.kernels.tables import (
     ATTENTION_S,
     DEVICE_INVERSE,
@@ -25,6 +26,7 @@ from sweep.kernels.tables import (
 # Scenarios in a working array: the fastest of 2^11 to 2^17 where this was measured (see README.md).
 BLOCK = 1 << 16
 NEVER = 1e30
+ATTENTION_KERNELS = MEMORY_S - ATTENTION_S
 
 
 def numpy_race(
@@ -36,8 +38,10 @@ def numpy_race(
     state: np.ndarray,
 ) -> None:
     """Let all candidates of a table [N, quantities] compete on setups [first, last), as `race` does."""
-    # Candidates of one dtype and offload lie side by side: each such run has one row of rates.
-    kinds = identity[:, 1] * 2 + (identity[:, 2] != 0)
+    # Candidates of one dtype, offload and attention kernel lie side by side: each such run has one
+    # row of rates.
+    _, dtypes, offloads, kernels = identity.T
+    kinds = (dtypes * 2 + (offloads != 0)) * ATTENTION_KERNELS + kernels
     cuts = np.flatnonzero(np.diff(kinds)) + 1
     for begin, end in zip([0, *cuts], [*cuts, len(table)], strict=True):
         _run(table, int(begin), int(end), identity[begin], setups[:, first:last], state)
@@ -51,9 +55,11 @@ def _run(
     setups: np.ndarray,
     state: np.ndarray,
 ) -> None:
-    offloads = int(kind[2] != 0)
-    matmul_s = setups[MATMUL_BF16_S + kind[1], :, None]
-    attention_s = setups[ATTENTION_S, :, None]
+    _, dtype, offload, kernel = (int(number) for number in kind)
+    offloads = int(offload != 0)
+    matmul_s = setups[MATMUL_BF16_S + dtype, :, None]
+    half_s = setups[MATMUL_BF16_S + half_dtype(dtype), :, None]
+    attention_s = setups[ATTENTION_S + kernel, :, None]
     memory_s = setups[MEMORY_S, :, None]
     link_s = setups[LINK_S, :, None]
     network_s = setups[NETWORK_S, :, None]
@@ -64,15 +70,15 @@ def _run(
     host_inverse = setups[HOST_INVERSE + offloads, :, None]
 
     q = np.ascontiguousarray(table[begin:end].T)
+    half = np.maximum(q[c.HALF_FLOP], c.LEAST_FLOP)
     per_token = 1.0 / q[c.TOKENS_PER_STEP]
     host4 = (q[c.HOST_S] * q[c.HOST_S]) ** 2
     link_bytes = q[c.TP_LINK_BYTES] + q[c.RING_LINK_BYTES]
-    fixed_s = q[c.LATENCY_S] + q[c.FETCH_S]
     repeats = q[c.REPEATS] * per_token
-    once_share = q[c.DP_EXPOSED] * per_token
+    once_share = q[c.STEP_EXPOSED] * per_token
     optimizer_bytes = q[c.OPTIMIZER_BYTES] * per_token
-    transfer = q[c.TRANSFER_PCIE_BYTES] * per_token
-    optimizer_s = q[c.OPTIMIZER_S] * per_token
+    pcie_bytes = repeats * q[c.FETCH_PCIE_BYTES] + q[c.TRANSFER_PCIE_BYTES] * per_token
+    fixed_s = repeats * (q[c.LATENCY_S] + q[c.FETCH_S]) + q[c.OPTIMIZER_S] * per_token
 
     rows = np.arange(len(matmul_s))
     width = max(1, min(end - begin, BLOCK // len(rows)))
@@ -93,6 +99,7 @@ def _run(
         once += q[c.ONCE_LATENCY_S, b]
 
         np.multiply(q[c.MATMUL_FLOP, b], matmul_s, out=seconds)
+        seconds += np.multiply(half[b], half_s, out=other)
         seconds += np.multiply(q[c.ATTENTION_FLOP, b], attention_s, out=other)
         seconds += np.multiply(q[c.MEMORY_BYTES, b], memory_s, out=other)
         np.multiply(seconds, seconds, out=seconds)
@@ -105,13 +112,11 @@ def _run(
         seconds += np.multiply(q[c.DP_EXPOSED, b], shard, out=other)
         seconds += np.multiply(link_bytes[b], link_s, out=other)
         seconds += np.multiply(q[c.RING_NETWORK_BYTES, b], network_s, out=other)
-        seconds += fixed_s[b]
-        seconds += np.multiply(q[c.FETCH_PCIE_BYTES, b], pcie_s, out=other)
         seconds *= repeats[b]
         seconds += np.multiply(once_share[b], once, out=other)
         seconds += np.multiply(optimizer_bytes[b], memory_s, out=other)
-        seconds += np.multiply(transfer[b], pcie_s, out=other)
-        seconds += optimizer_s[b]
+        seconds += np.multiply(pcie_bytes[b], pcie_s, out=other)
+        seconds += fixed_s[b]
 
         device, host = q[c.DEVICE, b], q[c.HOST, b]
         np.multiply(device, device_inverse, out=other)

@@ -12,6 +12,7 @@ from sweep.catalogs.stacks import DtypeRule, StackBook
 from sweep.errors import RunError, nearest
 from sweep.evidence.estimators import ESTIMATORS, estimate_all
 from sweep.evidence.tables import subject_of_scenario
+from sweep.kernels.decide import half_dtype
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import COMPUTE_DTYPES, PROGRAM_COLUMNS, Program, rule_of
 from sweep.plan.questions import image_tokens, named_model, vision_forward_flop
@@ -292,9 +293,10 @@ def memory_terms(found: Evaluation, headroom: float, usable_bytes: float) -> lis
 def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     """Seconds of one step, term by term; the parts of the 4-norm are shown beside their result."""
     q = found.quantities
-    peak = rates.peaks[dtype]
-    if peak is None:
+    peak, half = rates.peaks[dtype], rates.peaks[half_dtype(dtype)]
+    if peak is None or half is None:
         return []
+    kernel = int(found.stack["attention_kernel"])
     bandwidth = rates.hbm_bytes_per_s
     efficiency = q["memory_bytes"] and (sum(q[name] for name in _MEMORY_TERMS) / q["memory_bytes"])
     terms: list[Term] = []
@@ -303,26 +305,34 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
         terms.append(Term(section, name, value, "s", formula, source))
 
     matmul = q["matmul_flop"] / peak
-    attention = q["attention_flop"] / rates.attention_flop_per_s
+    head = q["half_flop"] / half
+    attention = q["attention_flop"] / rates.attention_flop_per_s[kernel]
     section = "micro-batch"
     add(
         section,
-        "matmul",
+        "matmul of layers",
         matmul,
         "2 T params x (2 + weight gradient + recomputation) / sustained rate",
         "efficiencies.csv",
     )
     add(
         section,
+        "head and adapters",
+        head,
+        "2 T h V x (2 + weight gradient) + 2 T adapters x (3 + recomputation) / 16-bit or wider rate",
+        "efficiencies.csv",
+    )
+    add(
+        section,
         "attention",
         attention,
-        "2 T width causal length x (3.5 + recomputation) / sustained rate",
+        f"2 T width causal length x (3.5 + recomputation) / rate of {_ATTENTION_KERNELS[kernel]}",
         "efficiencies.csv",
     )
     for name, (label, formula) in _MEMORY_TERMS.items():
         if q[name]:
             add(section, label, q[name] / efficiency / bandwidth, formula, "stack_constants.csv")
-    compute = matmul + attention + q["memory_bytes"] / bandwidth
+    compute = matmul + head + attention + q["memory_bytes"] / bandwidth
     shard = (
         max(
             q["shard_link_bytes"] / rates.link_bytes_per_s,
@@ -332,7 +342,11 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     )
     add(section, "GPU busy", compute, "sum of the above")
     add(
-        section, "kernel launches", q["host_s"], "kernels x seconds a launch", "stack_constants.csv"
+        section,
+        "kernel launches",
+        q["host_s"],
+        "kernels of layers, experts and adapters x passes x seconds a launch",
+        "stack_constants.csv",
     )
     add(
         section,
@@ -353,9 +367,17 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     parallel = (
         (q["tp_link_bytes"] + q["ring_link_bytes"]) / rates.link_bytes_per_s
         + q["ring_network_bytes"] / rates.network_bytes_per_s
-        + q["latency_s"]
+        + (q["latency_s"] - q["unit_s"])
     )
     fetch = q["fetch_pcie_bytes"] / rates.pcie_bytes_per_s + q["fetch_s"]
+    if q["unit_s"]:
+        add(
+            section,
+            "sharded units",
+            q["unit_s"],
+            "3 collectives of each layer and adapter unit x exposed seconds of one",
+            "stack_constants.csv",
+        )
     if parallel:
         add(
             section,
@@ -365,8 +387,8 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
         )
     if fetch:
         add(section, "offloaded parameters", fetch, "read back for forward and backward")
-    micro = norm + q["dp_exposed"] * shard + parallel + fetch
-    add(section, "total", micro, "overlapped + exposed + parallel + fetch")
+    micro = norm + q["dp_exposed"] * shard + q["unit_s"] + parallel + fetch
+    add(section, "total", micro, "overlapped + exposed + units + parallel + fetch")
     once = (
         max(
             q["once_link_bytes"] / rates.link_bytes_per_s,
@@ -383,25 +405,34 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
         "step",
         "micro-batches",
         q["repeats"] * micro,
-        f"(accumulation + pp - 1 = {q['repeats']:g}) x micro-batch",
+        f"(accumulation + (pp - 1) / virtual_stages = {q['repeats']:g}) x micro-batch",
     )
-    add("step", "gradient reduction", q["dp_exposed"] * once, "once a step, exposed share")
+    add(
+        "step",
+        "gradient reduction",
+        q["step_exposed"] * once,
+        "once a step, and the gather of weights: exposed share",
+        "stack_constants.csv",
+    )
     add("step", "optimizer", optimizer, "bytes of the step / bandwidth", "optimizers.csv")
     add(
         "step",
         "total",
-        q["repeats"] * micro + q["dp_exposed"] * once + optimizer,
+        q["repeats"] * micro + q["step_exposed"] * once + optimizer,
         "sum of the above",
     )
     return terms
 
 
+_ATTENTION_KERNELS = ("the GPU's best kernel", "FlashAttention 2", "FlashAttention 1")
 _MEMORY_TERMS = {
-    "elementwise_bytes": ("elementwise", "passes x 2 T (10 h + 2 (hq + hkv) + mats f) x (3 + recomputation)"),
+    "elementwise_bytes": ("elementwise", "ratio x T x forward bytes of a layer x (3 + recomputation)"),
     "eager_bytes": ("eager attention", "scores read and written"),
     "adapter_bytes": ("adapters", "passes over the targets' inputs and outputs"),
+    "permute_bytes": ("permutation", "tokens sorted to their experts and back"),
     "loss_bytes": ("loss head", "bytes of each logit read and written"),
     "operand_bytes": ("matmul operands", "weights and activations read"),
+    "cast_bytes": ("casts", "operands brought to 8 or 4 bits"),
     "dequant_bytes": ("dequantisation", "every quantised linear, each pass"),
 }  # fmt: skip
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from sweep.catalogs.architecture import lora_parameters
 from sweep.catalogs.stacks import StackBook
-from sweep.kernels.candidate import evaluate, layer_lines, step_seconds
+from sweep.kernels.candidate import evaluate, layer_lines, step_seconds, time_terms
+from sweep.kernels.decide import half_dtype
 from sweep.kernels.memory import expert_split, stage_bytes
 from sweep.kernels.tables import EMBED, HEAD, QUANTITIES, VISION, Quantity, pack
 from sweep.plan.cases import Case, build_case, case_table
@@ -58,12 +59,14 @@ class Evaluation:
 
     def step_seconds(self, rates: SetupRates, dtype: int) -> float:
         """Seconds of one step on a setup; inf when it lacks the compute dtype."""
-        peak = rates.peaks[dtype]
+        peak, half = rates.peaks[dtype], rates.peaks[half_dtype(dtype)]
+        kernel = int(self.stack["attention_kernel"])
         return float(
             step_seconds(
                 self.array,
                 np.inf if peak is None else 1.0 / peak,
-                1.0 / rates.attention_flop_per_s,
+                np.inf if half is None else 1.0 / half,
+                1.0 / rates.attention_flop_per_s[kernel],
                 1.0 / rates.hbm_bytes_per_s,
                 1.0 / rates.link_bytes_per_s,
                 1.0 / rates.network_bytes_per_s,
@@ -105,6 +108,32 @@ def _with_root(case: Case, scenario: Scenario, book: StackBook) -> Case:
     trained[HEAD] += share * counts.lm_head
     largest = max(case.largest_trained, float(counts.embedding))
     return dataclasses.replace(case, trained=tuple(trained), largest_trained=largest)
+
+
+def evaluate_time(scenario: Scenario, book: StackBook) -> Evaluation:
+    """What a step of a scenario computes, moves and sends; its memory is not looked at.
+
+    Unlike `evaluate_scenario` this needs no layer forms: published runs use programs whose memory no
+    form describes (LoRA under Megatron, 8-bit matmuls). Quantities of memory are 0.
+    """
+    program = scenario.program
+    case = build_case(scenario.shape, program, scenario.seq_len, book, variants=())
+    cases, _, _ = case_table([case], [0], book)
+    models, _ = model_table([scenario.shape])
+    row = pack(program_table([program], [program.stack], book))[0]
+    if scenario.root_trained:
+        row["head_trained"] = 1
+    stack = pack(stack_table([program.stack], book))[0]
+    tp, pp, cp, ep, sequence = scenario.layout
+    out = np.zeros(QUANTITIES)
+    time_terms(
+        out, pack(models)[0], row, pack(cases)[0], stack, scenario.seq_len, scenario.vision_flop,
+        scenario.global_batch, scenario.micro_batch, scenario.gpus, scenario.gpus_per_node,
+        scenario.dp, tp, pp, cp, ep, int(sequence),
+    )  # fmt: skip
+    names = {quantity.name.lower(): float(out[quantity]) for quantity in Quantity}
+    constants = {name: float(stack[name]) for name in stack.dtype.names}
+    return Evaluation(names, case, (), out, constants)
 
 
 def evaluate_scenario(

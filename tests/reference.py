@@ -20,6 +20,8 @@ Form = Mapping[str, float]
 REPLICATED = frozenset({"h", "k", "r", "s", "d", "dn", "dr", "dv", "rq", "rkv", "E"})
 DIVIDED_BY_TP = frozenset({"hq", "nq", "f", "fe", "fs"})
 KEY_VALUE = frozenset({"hkv", "nkv"})
+# Dtypes of fewer than 16 bits that matmuls can be computed in.
+NARROW = frozenset({"fp8", "fp4"})
 
 
 # -- 1. inputs ---------------------------------------------------------------------------------
@@ -214,8 +216,8 @@ def stages(sc: Scenario) -> list[Stage]:
 
 
 def mean_stage(sc: Scenario) -> Stage:
-    """The first stage with layers of the mean kind, which the time model moves."""
-    layers = tuple(group["count"] * stage_share(sc) for group in sc["model"]["groups"])
+    """The first stage with layers of the mean kind, as full as the fullest: the time model moves it."""
+    layers = tuple(group["count"] * fullest_share(sc) for group in sc["model"]["groups"])
     return stage(sc, "mean", True, sc["knobs"]["pp"] == 1, layers)
 
 
@@ -684,9 +686,31 @@ def over_groups(sc: Scenario, quantity: Callable[[Mapping[str, Any]], float]) ->
     return sum(g["count"] * quantity(g) for g in sc["model"]["groups"])
 
 
+def virtual_stages(sc: Scenario) -> float:
+    """v, the chunks of layers that a pipeline stage holds."""
+    return sc["stack"]["virtual_stages"] if sc["knobs"]["pp"] > 1 else 1
+
+
+def fullest_share(sc: Scenario) -> float:
+    """L_s, the layers of the fullest stage over all layers: chunks are cut as evenly as they can be."""
+    layers, v = sc["model"]["layers"], virtual_stages(sc)
+    return v * math.ceil(layers / (sc["knobs"]["pp"] * v)) / layers
+
+
+def head_here(sc: Scenario) -> bool:
+    """Whether the fullest stage has the head: not where the last one is left short of a layer."""
+    k = sc["knobs"]
+    return k["pp"] == 1 or sc["model"]["layers"] % (k["pp"] * virtual_stages(sc)) == 0
+
+
+def busiest(sc: Scenario) -> float:
+    """Routed tokens of the busiest expert-parallel rank over the mean."""
+    return sc["stack"]["moe_imbalance"] if sc["knobs"]["ep"] > 1 else 1
+
+
 def layer_tokens(sc: Scenario) -> float:
     """T L_s."""
-    return tokens(sc) * stage_share(sc)
+    return tokens(sc) * fullest_share(sc)
 
 
 def causal(group: Mapping[str, Any], seq_len: int) -> float:
@@ -695,14 +719,28 @@ def causal(group: Mapping[str, Any], seq_len: int) -> float:
     return seq_len / 2 if seq_len <= window else window - window**2 / (2 * seq_len)
 
 
+def layer_passes(sc: Scenario) -> float:
+    """2 + wg + R, the matmuls of a layer's matrix over those of its forward pass."""
+    return 2 + sc["rule"]["layers_trained"] + sc["rule"]["recompute_matmul"]
+
+
 def matmul_flop(sc: Scenario) -> float:
-    rule, moe_efficiency = sc["rule"], sc["stack"]["moe_efficiency"]
-    passes = 2 + rule["layers_trained"] + rule["recompute_matmul"]
-    active = over_groups(sc, lambda g: g["linear_active"] + g["expert_active"] / moe_efficiency)
-    adapters = (3 + rule["recompute_matmul"]) * sc["model"]["adapter_active"]
-    layers = 2 * layer_tokens(sc) / sc["knobs"]["tp"] * (passes * active + adapters)
-    tower = sc["knobs"]["micro_batch"] * sc["model"]["vision_flop"]
-    return layers + 2 * tokens(sc) * (2 + rule["head_trained"]) * head_elements(sc) + tower
+    """Of the layers' matrices and the vision tower."""
+    experts = busiest(sc) / sc["stack"]["moe_efficiency"]
+    active = over_groups(sc, lambda g: g["linear_active"] + g["expert_active"] * experts)
+    layers = 2 * layer_tokens(sc) / sc["knobs"]["tp"] * layer_passes(sc) * active
+    return layers + sc["knobs"]["micro_batch"] * sc["model"]["vision_flop"]
+
+
+def adapter_flop(sc: Scenario) -> float:
+    passes = 3 + sc["rule"]["recompute_matmul"]
+    return 2 * layer_tokens(sc) / sc["knobs"]["tp"] * passes * sc["model"]["adapter_active"]
+
+
+def head_flop(sc: Scenario) -> float:
+    if not head_here(sc):
+        return 0.0
+    return 2 * tokens(sc) * (2 + sc["rule"]["head_trained"]) * head_elements(sc)
 
 
 def attention_flop(sc: Scenario) -> float:
@@ -713,15 +751,20 @@ def attention_flop(sc: Scenario) -> float:
 
 
 def elementwise_traffic(sc: Scenario) -> float:
-    k, model = sc["knobs"], sc["model"]
-    replicated = 10 * model["hidden_size"] / (k["tp"] if k["sequence_parallel"] else 1)
+    k, model, stack = sc["knobs"], sc["model"], sc["stack"]
+    wide = not sc["rule"]["layers_trained"] and sc["rule"]["residual_bytes"] > 2
+    each = stack["hidden_bytes"] + (stack["wide_residual_bytes"] if wide else 0)
+    hidden = each * model["hidden_size"]
+    hidden /= k["tp"] if k["sequence_parallel"] else 1
+    mlp_bytes = stack["gated_bytes" if model["gated"] else "plain_bytes"]
 
-    def width(g: Mapping[str, Any]) -> float:
-        projections = 2 * (g["values"]["hq"] + g["values"]["hkv"])
-        return replicated + (projections + g["mats"] * g["mlp_width"]) / k["tp"]
+    def forward(g: Mapping[str, Any]) -> float:
+        """Bytes a token moves forward through one layer."""
+        attention = stack["attention_bytes"] * (g["values"]["hq"] + g["values"]["hkv"])
+        return hidden + (attention + mlp_bytes * g["mlp_width"]) / k["tp"]
 
-    passes = sc["stack"]["elementwise_passes"] * (3 + sc["rule"]["recompute_elementwise"])
-    return passes * 2 * layer_tokens(sc) * over_groups(sc, width)
+    passes = 3 + sc["rule"]["recompute_elementwise"]
+    return stack["elementwise_passes"] * layer_tokens(sc) * passes * over_groups(sc, forward)
 
 
 def eager_traffic(sc: Scenario) -> float:
@@ -740,22 +783,44 @@ def adapter_traffic(sc: Scenario) -> float:
     return passes * 2 * layer_tokens(sc) / sc["knobs"]["tp"] * sc["model"]["adapter_io"]
 
 
+def permute_traffic(sc: Scenario) -> float:
+    """Sorting tokens to their experts and back."""
+    model = sc["model"]
+    routed = layer_tokens(sc) / sc["knobs"]["tp"] * model["experts_per_token"] * busiest(sc)
+    passes = 1 + sc["rule"]["recompute_elementwise"] / 3
+    elements = routed * model["hidden_size"] * model["moe_layers"]
+    return sc["stack"]["permute_bytes"] * passes * elements
+
+
 def loss_traffic(sc: Scenario) -> float:
+    if not head_here(sc):
+        return 0.0
     return sc["stack"]["loss_traffic_bytes"] * local_vocab(sc) * tokens(sc)
 
 
 def matrices_of_rank(sc: Scenario, elements: Mapping[str, float]) -> float:
     """Linear and expert elements on this GPU (gathered ones count: they are read whole)."""
-    k, share = sc["knobs"], stage_share(sc)
+    k, share = sc["knobs"], fullest_share(sc)
     return elements["linear"] * share / k["tp"] + elements["expert"] * share / (k["tp"] * k["ep"])
 
 
+def activations_of_rank(sc: Scenario) -> float:
+    """Elements that go in and out of the layers' matrices."""
+    return layer_tokens(sc) / sc["knobs"]["tp"] * over_groups(sc, lambda g: g["io_width"])
+
+
 def operand_traffic(sc: Scenario) -> float:
-    rule, model = sc["rule"], sc["model"]
-    passes = 2 + rule["layers_trained"] + rule["recompute_matmul"]
-    activations = layer_tokens(sc) / sc["knobs"]["tp"] * over_groups(sc, lambda g: g["io_width"])
-    layers = 2 * passes * (matrices_of_rank(sc, model["matrix_elements"]) + activations)
-    return layers + 2 * (2 + rule["head_trained"]) * head_elements(sc)
+    stored = matrices_of_rank(sc, sc["model"]["matrix_elements"])
+    layers = 2 * layer_passes(sc) * (stored + activations_of_rank(sc))
+    head = 2 * (2 + sc["rule"]["head_trained"]) * head_elements(sc) if head_here(sc) else 0.0
+    return layers + head
+
+
+def cast_traffic(sc: Scenario) -> float:
+    """Bringing operands to 8 or 4 bits, where the layers compute in them."""
+    if sc["rule"]["compute_dtype"] not in NARROW:
+        return 0.0
+    return sc["stack"]["cast_bytes"] * layer_passes(sc) * activations_of_rank(sc)
 
 
 def dequant_traffic(sc: Scenario) -> float:
@@ -764,25 +829,47 @@ def dequant_traffic(sc: Scenario) -> float:
     return rule["dequant_bytes"] * elements * (2 + rule["recompute_matmul"])
 
 
+def matmul_rate(sc: Scenario) -> float:
+    return sc["setup"]["matmul_rates"][sc["rule"]["compute_dtype"]]
+
+
+def half_rate(sc: Scenario) -> float:
+    """Of head and adapters, which stay at 16 bits where the layers have fewer."""
+    dtype = sc["rule"]["compute_dtype"]
+    return sc["setup"]["matmul_rates"]["bf16" if dtype in NARROW else dtype]
+
+
+def attention_rate(sc: Scenario) -> float:
+    """By the generation of the stack's kernel: the GPU's best, FlashAttention 2, FlashAttention 1."""
+    return sc["setup"]["attention_rates"][int(sc["stack"]["attention_kernel"])]
+
+
 def compute_seconds(sc: Scenario) -> dict[str, float]:
     """The terms of gpu_s."""
-    setup, memory_rate = sc["setup"], sc["setup"]["memory_rate"]
+    memory_rate = sc["setup"]["memory_rate"]
     return {
-        "matmul": over(matmul_flop(sc), setup["matmul_rate"]),
-        "attention": over(attention_flop(sc), setup["attention_rate"]),
+        "matmul": over(matmul_flop(sc), matmul_rate(sc)),
+        "half": over(adapter_flop(sc) + head_flop(sc), half_rate(sc)),
+        "attention": over(attention_flop(sc), attention_rate(sc)),
         "elementwise": over(elementwise_traffic(sc), memory_rate),
         "eager": over(eager_traffic(sc), memory_rate),
         "adapters": over(adapter_traffic(sc), memory_rate),
+        "permute": over(permute_traffic(sc), memory_rate),
         "loss": over(loss_traffic(sc), memory_rate),
         "operands": over(operand_traffic(sc), memory_rate),
+        "casts": over(cast_traffic(sc), memory_rate),
         "dequant": over(dequant_traffic(sc), memory_rate),
     }
 
 
 def host_launch_s(sc: Scenario) -> float:
     """host_s, the time the host needs to launch the layers' kernels."""
-    kernels = sc["stack"]["kernels_per_layer"] * (3 + sc["rule"]["recompute_elementwise"])
-    return sc["stack"]["kernel_s"] * kernels * sc["model"]["layers"] * stage_share(sc)
+    stack, model = sc["stack"], sc["model"]
+    kernels = stack["kernels_per_layer"] * model["layers"]
+    kernels += stack["moe_kernels"] * model["moe_layers"]
+    kernels += stack["adapter_kernels"] * model["adapted"]
+    passes = 3 + sc["rule"]["recompute_elementwise"]
+    return stack["kernel_s"] * kernels * passes * fullest_share(sc)
 
 
 def norm4(a: float, b: float) -> float:
@@ -832,26 +919,50 @@ def shard_volumes(sc: Scenario) -> tuple[float, float]:
     return volume_of_stage(sc, mean_stage(sc))
 
 
-def shard_latency_s(sc: Scenario, volume: float) -> float:
+def ring_s(sc: Scenario) -> float:
+    """Latency of one ring over the shard group, inside its nodes and then between them."""
+    wi = shards_inside(sc)
+    return sc["stack"]["latency_s"] * ((wi - 1) + (shards(sc) / wi - 1))
+
+
+def layers_of_rank(sc: Scenario) -> float:
+    """L L_s."""
+    return sc["model"]["layers"] * fullest_share(sc)
+
+
+def micro_rings(sc: Scenario) -> float:
+    """Rings of one micro-batch: at stage 3 each layer is gathered twice and reduced once."""
+    return {3: 3 * layers_of_rank(sc), 2: 1.0}.get(sc["knobs"]["zero_stage"], 0.0)
+
+
+def once_rings(sc: Scenario) -> float:
+    """Rings once a step: a reduction and a gather, together an all-reduce."""
+    return 0.0 if sc["knobs"]["zero_stage"] == 3 else 2.0
+
+
+def shard_s(sc: Scenario, volume: float, rings: float) -> float:
     if shards(sc) == 1 or volume == 0:
         return 0.0
-    latency_s: float = sc["stack"]["latency_s"]
-    if sc["knobs"]["zero_stage"] == 3:
-        return latency_s * 2 * stage_share(sc) * sc["model"]["layers"]
-    return latency_s
-
-
-def shard_s(sc: Scenario, volume: float) -> float:
     inside = over(inside_bytes(sc, volume), sc["setup"]["link_rate"])
     between = over(between_bytes(sc, volume), sc["setup"]["network_rate"])
-    return max(inside, between) + shard_latency_s(sc, volume)
+    return max(inside, between) + rings * ring_s(sc)
+
+
+def unit_overhead_s(sc: Scenario) -> float:
+    """What the collectives of sharded units cost beside their transfer: three a unit."""
+    if sc["knobs"]["zero_stage"] != 3 or shards(sc) == 1:
+        return 0.0
+    stack, model = sc["stack"], sc["model"]
+    adapters = 0 if replicates_adapters(sc) else model["adapted"]
+    units = stack["unit_s"] * model["layers"] + stack["adapter_unit_s"] * adapters
+    return 3 * fullest_share(sc) * units
 
 
 def tensor_parallel_s(sc: Scenario) -> float:
     k, stack = sc["knobs"], sc["stack"]
     volume = 2 * (k["tp"] - 1) / k["tp"] * 2 * sc["model"]["hidden_size"] * tokens(sc)
     each = over(volume, sc["setup"]["link_rate"]) + 2 * (k["tp"] - 1) * stack["latency_s"]
-    times = (4 + 2 * sc["rule"]["recompute_matmul"]) * sc["model"]["layers"] * stage_share(sc)
+    times = (4 + 2 * sc["rule"]["recompute_matmul"]) * layers_of_rank(sc)
     return stack["tp_exposed"] * times * each
 
 
@@ -862,15 +973,36 @@ def context_bytes(sc: Scenario) -> float:
     return 3 * (k["cp"] - 1) * 2 * 2 * layer_tokens(sc) * widths / k["tp"]
 
 
-def expert_bytes(sc: Scenario) -> float:
-    """Ring bytes of one GPU and micro-batch with expert parallelism, loads being even."""
+def copy_bytes(sc: Scenario) -> float:
+    """Bytes of one copy of the hidden states that the busiest GPU sends to experts and takes back."""
     k, model = sc["knobs"], sc["model"]
-    if k["ep"] == 1:
+    times = (4 + 2 * sc["rule"]["recompute_matmul"]) * model["moe_layers"] * fullest_share(sc)
+    return busiest(sc) * times * 2 * tokens(sc) * model["hidden_size"] / k["tp"]
+
+
+def expert_nodes(sc: Scenario) -> tuple[float, float]:
+    """near and apart: the ranks of one expert exchange that are in a node, and the nodes it spans."""
+    span = expert_split(sc["knobs"]) * sc["knobs"]["ep"]
+    near = min(span, sc["setup"]["gpus_per_node"])
+    return near, span / near
+
+
+def expert_link_bytes(sc: Scenario) -> float:
+    """Bytes of one GPU and micro-batch to experts in the node: a copy for each expert of a token."""
+    if sc["knobs"]["ep"] == 1:
         return 0.0
-    routed = 2 * tokens(sc) * model["experts_per_token"] * model["hidden_size"]
-    crossing = routed * (k["ep"] - 1) / k["ep"] / k["tp"]
-    times = (4 + 2 * sc["rule"]["recompute_matmul"]) * model["moe_layers"] * stage_share(sc)
-    return times * crossing
+    near, _ = expert_nodes(sc)
+    return copy_bytes(sc) * sc["model"]["experts_per_token"] * (near - 1) / near
+
+
+def expert_network_bytes(sc: Scenario) -> float:
+    """Bytes of one GPU and micro-batch to experts elsewhere: a copy for each node that has any."""
+    if sc["knobs"]["ep"] == 1:
+        return 0.0
+    _, apart = expert_nodes(sc)
+    # Experts are drawn evenly over the nodes; one of them is the token's own.
+    with_an_expert = apart * (1 - (1 - 1 / apart) ** sc["model"]["experts_per_token"])
+    return copy_bytes(sc) * with_an_expert * (apart - 1) / apart
 
 
 def pipeline_bytes(sc: Scenario) -> float:
@@ -881,10 +1013,10 @@ def pipeline_bytes(sc: Scenario) -> float:
 
 
 def ring_inside(sc: Scenario, dimension: str) -> bool:
-    """Whether the ring of cp, ep or pp stays inside a node."""
-    g, k = sc["setup"]["gpus_per_node"], sc["knobs"]
-    reach = sc["setup"]["gpus"] if dimension == "pp" else k["tp"] * k[dimension]
-    return reach <= g
+    """Whether what cp or pp exchange stays inside a node."""
+    k = sc["knobs"]
+    reach = {"cp": k["tp"] * k["cp"], "pp": sc["setup"]["gpus"]}[dimension]
+    return reach <= sc["setup"]["gpus_per_node"]
 
 
 def ring_rate(sc: Scenario, dimension: str) -> float:
@@ -899,8 +1031,10 @@ def context_parallel_s(sc: Scenario) -> float:
 
 
 def expert_parallel_s(sc: Scenario) -> float:
-    busiest = sc["stack"]["moe_imbalance"] * expert_bytes(sc)
-    return sc["stack"]["dp_exposed"] * over(busiest, ring_rate(sc, "ep"))
+    setup = sc["setup"]
+    inside = over(expert_link_bytes(sc), setup["link_rate"])
+    between = over(expert_network_bytes(sc), setup["network_rate"] / setup["gpus_per_node"])
+    return sc["stack"]["ep_exposed"] * (inside + between)
 
 
 def pipeline_s(sc: Scenario) -> float:
@@ -931,19 +1065,20 @@ def fetch_s(sc: Scenario) -> float:
 
 
 def rounds(sc: Scenario) -> float:
-    """Micro-batches and pipeline bubble: m + pp - 1."""
-    return accumulation(sc) + sc["knobs"]["pp"] - 1
+    """Micro-batches and pipeline bubble: m + (pp - 1) / v."""
+    return accumulation(sc) + (sc["knobs"]["pp"] - 1) / virtual_stages(sc)
 
 
 def step_seconds(sc: Scenario) -> dict[str, float]:
     """Every term of the step; those above `micro` are of one micro-batch."""
     per_micro, once = shard_volumes(sc)
-    dp_exposed = sc["stack"]["dp_exposed"]
+    stack = sc["stack"]
     seconds = compute_seconds(sc)
     seconds["gpu"] = sum(seconds.values())
     seconds["host"] = host_launch_s(sc)
     seconds["compute"] = norm4(seconds["gpu"], seconds["host"])
-    seconds["shard"] = shard_s(sc, per_micro)
+    seconds["shard"] = shard_s(sc, per_micro, micro_rings(sc))
+    seconds["units"] = unit_overhead_s(sc)
     seconds["tp"] = tensor_parallel_s(sc)
     seconds["cp"] = context_parallel_s(sc)
     seconds["ep"] = expert_parallel_s(sc)
@@ -951,13 +1086,15 @@ def step_seconds(sc: Scenario) -> dict[str, float]:
     seconds["fetch"] = fetch_s(sc)
     seconds["micro"] = (
         norm4(seconds["compute"], seconds["shard"])
-        + dp_exposed * seconds["shard"]
-        + sum(seconds[term] for term in ("tp", "cp", "ep", "pp", "fetch"))
+        + stack["dp_exposed"] * seconds["shard"]
+        + sum(seconds[term] for term in ("units", "tp", "cp", "ep", "pp", "fetch"))
     )
-    seconds["shard_once"] = shard_s(sc, once)
+    seconds["shard_once"] = shard_s(sc, once, once_rings(sc))
     seconds["optimizer"] = optimizer_s(sc)
     seconds["step"] = (
-        rounds(sc) * seconds["micro"] + dp_exposed * seconds["shard_once"] + seconds["optimizer"]
+        rounds(sc) * seconds["micro"]
+        + stack["step_exposed"] * seconds["shard_once"]
+        + seconds["optimizer"]
     )
     return seconds
 
@@ -965,9 +1102,9 @@ def step_seconds(sc: Scenario) -> dict[str, float]:
 def network_bytes(sc: Scenario) -> float:
     """Bytes through one node's network in one step."""
     per_micro, once = shard_volumes(sc)
-    routed = sc["stack"]["moe_imbalance"] * expert_bytes(sc)
-    rings = {"cp": context_bytes(sc), "ep": routed, "pp": pipeline_bytes(sc)}
+    rings = {"cp": context_bytes(sc), "pp": pipeline_bytes(sc)}
     crossing = sum(volume for name, volume in rings.items() if not ring_inside(sc, name))
+    crossing += expert_network_bytes(sc)
     each = between_bytes(sc, per_micro) + sc["setup"]["gpus_per_node"] * crossing
     return rounds(sc) * each + between_bytes(sc, once)
 
@@ -984,7 +1121,7 @@ def host_excess(sc: Scenario) -> float:
 
 
 def verdict(sc: Scenario) -> str:
-    if sc["setup"]["matmul_rate"] == 0:
+    if matmul_rate(sc) == 0:
         return "unsupported"
     if not max(device_bytes(sc, st) for st in stages(sc)) <= allowed_device_bytes(sc):
         return "gpu_memory"

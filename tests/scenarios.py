@@ -10,7 +10,6 @@ from sweep.plan import Plan
 from sweep.plan.programs import COMPUTE_DTYPES, RECOMPUTE, rule_of
 from sweep.vocabulary import OFFLOADS
 
-DTYPE_ROW = {name: row for row, name in enumerate(COMPUTE_DTYPES)}
 LAYER_PARTS = ("linear", "other", "expert")
 
 
@@ -46,7 +45,6 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
         per["logit_forward"], per["logit_backward"] = head.logit_forward, head.logit_backward
     weight = per["shard_weight_bytes"] if program.zero_stage == 3 else per["weight_bytes"]
     matmul, attention, elementwise = RECOMPUTE[program.checkpointing]
-    peak = rates.peaks[DTYPE_ROW[rule.compute_dtype]]
     groups = []
     for number, (variant, group) in enumerate(zip(case.variants, shape.groups, strict=True)):
         forms = book.forms.resolve(variant)
@@ -73,8 +71,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
                 "attention_width": group.attention_width,
                 "io_width": group.io_width,
                 "window": group.window,
-                "mats": 3 if "glu" in model.mlp_type else 2,
-                "mlp_width": group.mlp_traffic / (3 if "glu" in model.mlp_type else 2),
+                "mlp_width": group.mlp_width,
             }
         )
     rotary = "rope" in model.position_embedding
@@ -85,6 +82,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
             "vocab_size": model.vocab_size,
             "tied": model.tie_word_embeddings,
             "interleaved": shape.counts.interleaved,
+            "gated": model.mlp_type in ("swiglu", "geglu", "gegelu"),
             "softcap_bytes": 2 if model.model_type == "gemma2" else 0,
             "vision_flop": workload.vision_flop,
             "rotary_dim": (model.qk_rope_head_dim or model.head_dim) if rotary else 0,
@@ -107,6 +105,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
             },
             "adapter_active": case.adapter_active,
             "adapter_io": case.adapter_io,
+            "adapted": case.adapted,
             "quantized_elements": {
                 "linear": case.quantized_elements[0],
                 "expert": case.quantized_elements[1],
@@ -131,6 +130,7 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
             "cross_entropy": program.cross_entropy,
             "checkpointing": program.checkpointing,
             "attention": program.attention,
+            "compute_dtype": rule.compute_dtype,
             "temp_element_bytes": optimizer.temp_weight_multiple * weight,
             "temp_tensor_bytes": optimizer.temp_tensor_bytes,
             "memory_high": book.memory_band(program.stack, program.method).high,
@@ -151,8 +151,10 @@ def reference_scenario(plan: Plan, book: Any, w: int, setup_row: int, knob: int)
             "usable_bytes": rates.usable_bytes,
             "memory_headroom": plan.spec.constraints.memory_headroom,
             "host_ram_bytes": rates.host_ram_bytes,
-            "matmul_rate": peak or 0.0,
-            "attention_rate": rates.attention_flop_per_s,
+            "matmul_rates": {
+                dtype: peak or 0.0 for dtype, peak in zip(COMPUTE_DTYPES, rates.peaks, strict=True)
+            },
+            "attention_rates": rates.attention_flop_per_s,
             "memory_rate": rates.hbm_bytes_per_s * constants["memory_efficiency"],
             "link_rate": rates.link_bytes_per_s * constants["link_share"],
             "network_rate": rates.network_bytes_per_s * constants["network_share"],

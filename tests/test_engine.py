@@ -745,14 +745,15 @@ def test_a_step_takes_its_micro_batches_and_its_optimizer(
 
 def seconds(q: dict[str, float]) -> float:
     """Seconds of a step on round figures: 400 TFLOP/s, 3 TB/s, links of 400, 50 and 30 GB/s."""
-    compute = q["matmul_flop"] / 400e12 + q["attention_flop"] / 300e12 + q["memory_bytes"] / 3e12
+    compute = (q["matmul_flop"] + q["half_flop"]) / 400e12
+    compute += q["attention_flop"] / 300e12 + q["memory_bytes"] / 3e12
     shard = max(q["shard_link_bytes"] / 400e9, q["shard_network_bytes"] / 50e9)
     shard += q["shard_latency_s"]
     once = max(q["once_link_bytes"] / 400e9, q["once_network_bytes"] / 50e9) + q["once_latency_s"]
     micro = (compute**4 + q["host_s"] ** 4 + shard**4) ** 0.25 + q["dp_exposed"] * shard
     micro += (q["tp_link_bytes"] + q["ring_link_bytes"]) / 400e9 + q["latency_s"]
     micro += q["ring_network_bytes"] / 50e9
-    return q["repeats"] * micro + q["dp_exposed"] * once + q["optimizer_bytes"] / 3e12
+    return q["repeats"] * micro + q["step_exposed"] * once + q["optimizer_bytes"] / 3e12
 
 
 @settings(max_examples=100)
@@ -764,8 +765,9 @@ def test_work_is_linear_in_the_sequences(
     before = evaluate(case)
     after = evaluate(case, micro_batch=factor * case["micro_batch"])
     linear = (
-        "matmul_flop", "attention_flop", "elementwise_bytes", "eager_bytes", "adapter_bytes",
-        "loss_bytes", "tp_link_bytes", "ring_link_bytes", "ring_network_bytes",
+        "matmul_flop", "half_flop", "attention_flop", "elementwise_bytes", "eager_bytes",
+        "adapter_bytes", "permute_bytes", "loss_bytes", "cast_bytes", "tp_link_bytes",
+        "ring_link_bytes", "ring_network_bytes",
     )  # fmt: skip
     for name in linear:
         assert after[name] == pytest.approx(factor * before[name], rel=1e-12), name
@@ -776,6 +778,7 @@ def test_work_is_linear_in_the_sequences(
         "once_link_bytes",
         "optimizer_bytes",
         "host_s",
+        "unit_s",
     ):
         assert after[name] == before[name], name
     assert before["operand_bytes"] < after["operand_bytes"] < factor * before["operand_bytes"]
@@ -794,7 +797,8 @@ def test_attention_grows_with_the_square_of_the_length(
         assert 2 <= ratio <= 4 * SLACK
     else:
         assert ratio == pytest.approx(4)
-    assert after["matmul_flop"] == pytest.approx(2 * before["matmul_flop"])
+    for name in ("matmul_flop", "half_flop"):
+        assert after[name] == pytest.approx(2 * before[name])
 
 
 @settings(max_examples=150)
@@ -813,6 +817,8 @@ def test_only_stage_3_gathers_weights(case: dict[str, Any], evaluate: Steps) -> 
     assert (q["shard_link_bytes"] > 0.0) == (stage >= 2 and case["dp"] > 1)
     assert (q["once_link_bytes"] > 0.0) == (stage < 3 and case["dp"] > 1 and case["tp"] < 8)
     assert (q["shard_latency_s"] > 0.0) == (stage >= 2 and case["dp"] > 1)
+    assert (q["unit_s"] > 0.0) == (stage == 3 and case["dp"] > 1)
+    assert q["unit_s"] <= q["latency_s"]
     if case["dp"] == case["tp"] == case["pp"] == 1:
         communication = [name for name in q if "link_bytes" in name or "network_bytes" in name]
         assert len(communication) >= 7

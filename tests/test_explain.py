@@ -163,6 +163,11 @@ def test_seconds_add_up_to_the_step(
         assert ("eager attention" in micro) == (row["attention"] == "eager")
         assert ("dequantisation" in micro) == (row["method"] == "qlora")
         assert ("adapters" in micro) == (row["method"] != "full")
+        assert "casts" not in micro
+        experts = catalogs.models[row["model"]].num_experts
+        assert ("permutation" in micro) == bool(experts)
+        alone = row["gpu_count"] == row["tp"] * row["pp"]
+        assert ("sharded units" in micro) == (row["zero_stage"] == 3 and not alone)
         assert ("offloaded parameters" in micro) == (row["offload"] == "params-cpu")
         crossing = "tensor, pipeline, context, expert" in micro
         assert crossing == (row["tp"] * row["pp"] * row["cp"] > 1)
@@ -173,7 +178,8 @@ def test_seconds_add_up_to_the_step(
         rest = names[names.index("overlapped") : names.index("total")]
         parts = math.fsum(micro[name].value for name in rest)
         assert parts == pytest.approx(micro["total"].value, rel=1e-9)
-        repeats = row["gradient_accumulation"] + row["pp"] - 1
+        virtual_stages = catalogs.stacks.stacks[row["stack"]].constants["virtual_stages"]
+        repeats = row["gradient_accumulation"] + (row["pp"] - 1) / virtual_stages
         assert step["micro-batches"].value == pytest.approx(repeats * micro["total"].value)
         parts, total = parts_and_total(step, "total")
         assert parts == pytest.approx(total, rel=1e-9)
@@ -344,7 +350,8 @@ def test_images_cost_the_tower_its_forward_pass(catalogs: Catalogs, tmp_path: Pa
     engine.run(plan, tmp_path / "run", threads=1)
     blind, seeing = (explain_row(tmp_path / "run", question=w, setup=0) for w in (0, 1))
     assert [found.row["images_per_sample"] for found in (blind, seeing)] == [0, 2]
-    more_s = seeing.value("micro-batch", "matmul") - blind.value("micro-batch", "matmul")
+    more_s = seeing.value("micro-batch", "matmul of layers")
+    more_s -= blind.value("micro-batch", "matmul of layers")
     assert more_s == pytest.approx(plan.workloads[1].vision_flop / plan.rates[0].peaks[0])
     for found in (blind, seeing):
         tokens = found.row["global_batch"] * found.row["seq_len"]

@@ -21,7 +21,7 @@ from sweep.catalogs.architecture import count_parameters, lora_parameters
 from sweep.catalogs.folder import catalog_folders
 from sweep.catalogs.offers import Offer, load_offers
 from sweep.errors import CatalogError, PlanError, SweepError
-from sweep.kernels.tables import EXPERT, LINEAR
+from sweep.kernels.tables import ATTENTION_S, EXPERT, LINEAR, MATMUL_BF16_S
 from sweep.plan import Plan, build_plan, windows_beyond
 from sweep.plan.cases import build_case
 from sweep.plan.dimensions import knob_columns, question_columns, workload_columns
@@ -575,6 +575,23 @@ def test_max_gpus_counts_the_devices_software_sees(make_plan: MakePlan, tmp_path
     gpu = plan.gpus["MI250X"]
     assert plan.rates[0].usable_bytes == gpu.usable_bytes / 2
     assert plan.rates[0].hbm_bytes_per_s == gpu.hbm_bytes_per_s / 2
+
+
+def test_peaks_go_by_dtype_and_attention_by_kernel(make_plan: MakePlan, tmp_path: Path) -> None:
+    """Dense peaks of the H100's data sheet: 989 TFLOP/s in 16 bits, 1979 in 8, 67 in fp32, no fp4."""
+    machine = QUOTE | {"gpu": "H100-SXM-80GB", "gpu_count": 8}
+    plan = make_plan(spec_text(hardware=quotes(tmp_path, [machine]) + 'providers = ["my-cloud"]'))
+    share = load_catalogs().stacks.efficiency(plan.gpus["H100-SXM-80GB"])
+    assert share.matmul8_share is not None
+    half, eighth = 989e12 * share.matmul_share, 1979e12 * share.matmul8_share
+    rates, setups = plan.rates[0], plan.tables.setups[:, 0]
+    assert rates.peaks == pytest.approx((half, half, 67e12 * share.matmul_share, eighth, None))
+    kernels = (share.attention_share, share.attention_fa2_share, share.attention_fa1_share)
+    assert rates.attention_flop_per_s == pytest.approx([989e12 * one for one in kernels])
+    # What the kernels read: seconds a FLOP, of fp4 never.
+    assert 1 / setups[MATMUL_BF16_S : MATMUL_BF16_S + 4] == pytest.approx(rates.peaks[:4])
+    assert setups[MATMUL_BF16_S + 4] == np.inf
+    assert 1 / setups[ATTENTION_S : ATTENTION_S + 3] == pytest.approx(rates.attention_flop_per_s)
 
 
 def test_a_bridge_does_not_join_the_whole_node(make_plan: MakePlan, tmp_path: Path) -> None:

@@ -19,23 +19,27 @@ FULL_BF16 = {
     "layers_trained": 1, "cross_entropy": "plain", "checkpointing": "full", "attention": "flash",
     "temp_element_bytes": 0, "temp_tensor_bytes": 0, "traffic_bytes": 14, "recompute_matmul": 1,
     "recompute_attention": 1, "recompute_elementwise": 1, "dequant_bytes": 0,
-    "memory_high": 1,
+    "memory_high": 1, "compute_dtype": "bf16",
 }  # fmt: skip
 STACK = {
     "vocab_parallel_loss": False, "context_bytes": 100, "comm_bytes": 50, "fragmentation_single":
     0.2, "fragmentation_multi": 0.1, "bucket_elements": 100, "bucket_bytes": 2, "process_bytes":
-    10, "nvme_buffer_bytes": 7, "elementwise_passes": 1, "adapter_passes": 3,
+    10, "nvme_buffer_bytes": 7, "elementwise_passes": 0.5, "adapter_passes": 3,
     "loss_traffic_bytes": 12, "eager_attention_bytes": 6, "kernels_per_layer": 10, "kernel_s":
     0.01, "moe_efficiency": 0.5, "moe_imbalance": 1.5, "tp_exposed": 0.5, "dp_exposed": 0.25,
     "latency_s": 0.5, "host_traffic_bytes": 28, "transfer_bytes": 6, "loss_gathered_layers": 1,
     "backward_gathered_layers": 2, "reduced_layers": 1, "holds_finished_layers": 0,
     "replicates_scales": 0, "replicates_adapters": 0, "root_gather_copies": 1,
     "keeps_gradients": 0, "keeps_head_copy": 0, "whole_hidden_bytes": 0, "live_elements": 0,
-    "offloads_gradients": 1,
+    "offloads_gradients": 1, "ep_exposed": 0.75, "step_exposed": 0.6, "hidden_bytes": 20,
+    "attention_bytes": 5, "gated_bytes": 7, "plain_bytes": 3, "cast_bytes": 1.5, "permute_bytes":
+    17, "attention_kernel": 0, "virtual_stages": 1, "unit_s": 0, "adapter_unit_s": 0,
+    "adapter_kernels": 4, "wide_residual_bytes": 30, "moe_kernels": 20,
 }  # fmt: skip
 SETUP = {
     "gpus": 1, "gpus_per_node": 1, "usable_bytes": 1e6, "memory_headroom": 0.0,
-    "host_ram_bytes": 1e6, "matmul_rate": 1e3, "attention_rate": 1e3, "memory_rate": 1e4,
+    "host_ram_bytes": 1e6, "attention_rates": (1e3, 500.0, 250.0), "memory_rate": 1e4,
+    "matmul_rates": {"bf16": 1e3, "fp16": 800.0, "fp32": 100.0, "fp8": 2e3, "fp4": 0.0},
     "link_rate": 100.0, "network_rate": 40.0, "pcie_rate": 50.0, "host_rate": 1e3,
     "nvme_rate": 20.0,
 }  # fmt: skip
@@ -62,12 +66,11 @@ def toy(**changes: Any) -> reference.Scenario:
         "attention_width": 16,
         "io_width": 100,
         "window": math.inf,
-        "mats": 3,
         "mlp_width": 16,
     }
     model = {
         "layers": 4, "hidden_size": 8, "vocab_size": 32, "tied": False, "rotary_dim": 2,
-        "softcap_bytes": 0, "vision_flop": 0,
+        "softcap_bytes": 0, "vision_flop": 0, "gated": True, "adapted": 0,
         "experts": 0, "experts_per_token": 0, "moe_layers": 0, "num_attention_heads": 4,
         "num_key_value_heads": 2, "groups": [group], "adapter_active": 0, "adapter_io": 0,
         "quantized_elements": {"linear": 0, "expert": 0},
@@ -212,27 +215,31 @@ def test_step_time_of_a_pipeline_by_hand() -> None:
     result = reference.evaluate(pipelined())
     seconds = result["seconds"]
     # 2 T L_s / tp = 16; layers 16 x (2+1+1) x 4 x 512 = 131072; head 2 x 32 x 3 x 128 = 24576
-    assert seconds["matmul"] == pytest.approx(155.648)
+    assert seconds["matmul"] == pytest.approx(131.072)
+    assert seconds["half"] == pytest.approx(24.576)
     # 16 x 4.5 x 4 layers x width 16 x 16/2
     assert seconds["attention"] == pytest.approx(36.864)
-    # 2 T L_s (3+1) x 4 layers x [10 x 8 + (2 x 12 + 3 x 16) / 2 = 116] = 32 x 4 x 464
-    assert seconds["elementwise"] == pytest.approx(5.9392)
+    # 0.5 T L_s (3+1) x 4 layers x [20 x 8 + (5 x 12 + 7 x 16) / 2 = 246] = 8 x 4 x 984
+    assert seconds["elementwise"] == pytest.approx(3.1488)
     assert seconds["loss"] == pytest.approx(12 * 32 * 32 / 1e4)
     # 2 x 4 x [2048/4 + 8 x 4 x 100] + 2 x 3 x 128
     assert seconds["operands"] == pytest.approx((29696 + 768) / 1e4)
     assert seconds["eager"] == seconds["adapters"] == seconds["dequant"] == 0
-    assert seconds["gpu"] == pytest.approx(202.7264)
+    assert seconds["permute"] == seconds["casts"] == seconds["units"] == 0
+    # 131.072 + 24.576 + 36.864 + 3.1488 + 1.2288 + 3.0464
+    assert seconds["gpu"] == pytest.approx(199.936)
     assert seconds["host"] == pytest.approx(0.01 * 10 * 4 * 4 / 2)
-    # first stage, zero 0: 2 x 2 x 672 = 2688 once, wi = min(2, 4/2) = 2, wn = 1: 1344 over the link
+    # first stage, zero 0: 2 x 2 x 672 = 2688 once, wi = min(2, 4/2) = 2, wn = 1: 1344 over the link;
+    # two rings of one step each
     assert seconds["shard"] == 0
-    assert seconds["shard_once"] == pytest.approx(13.44 + 0.5)
+    assert seconds["shard_once"] == pytest.approx(13.44 + 2 * 0.5)
     # 0.5 x (4+2) x 2 layers x [2 x 1/2 x 2 x 8 x 32 / 100 + 2 x 0.5]
     assert seconds["tp"] == pytest.approx(6 * 6.12)
     # 2 x 2 x 8 x 32 / 2 = 512 over 40/4, and two latencies
     assert seconds["pp"] == pytest.approx(52.2)
     assert seconds["optimizer"] == pytest.approx(14 * 672 / 1e4)
-    micro = (202.7264**4 + 0.8**4) ** 0.25 + 36.72 + 52.2
-    assert result["step_s"] == pytest.approx(5 * micro + 0.25 * 13.94 + 0.9408)
+    micro = (199.936**4 + 0.8**4) ** 0.25 + 36.72 + 52.2
+    assert result["step_s"] == pytest.approx(5 * micro + 0.6 * 14.44 + 0.9408)
     assert result["seconds_per_token"] == pytest.approx(result["step_s"] / 256)
     # five rounds, four GPUs, 512 bytes each to the next stage
     assert result["network_bytes_per_step"] == pytest.approx(5 * 4 * 512)
@@ -252,8 +259,9 @@ def test_zero_3_across_nodes_by_hand() -> None:
     # The root's gradient and its reduction, (2 + 2) x 260, in place of its shard 2 x 260/4.
     assert bytes_of["end"] == pytest.approx(2022 + 674 + 1040 - 130)
     # 3 x 2696 = 8088 a micro-batch: 4044 over the link = 40.44 s; the network carries
-    # 8088 x 1/2 x min(4, 4)/2 = 8088 = 202.2 s; latency 0.5 x 2 x 4 layers
-    assert result["seconds"]["shard"] == pytest.approx(202.2 + 4)
+    # 8088 x 1/2 x min(4, 4)/2 = 8088 = 202.2 s. Three rings a layer, of one step inside a node and
+    # one between: 3 x 4 x 2 x 0.5.
+    assert result["seconds"]["shard"] == pytest.approx(202.2 + 12)
     assert result["seconds"]["shard_once"] == 0
     assert result["network_bytes_per_step"] == pytest.approx(8088)
 
@@ -262,10 +270,11 @@ def test_zero_3_across_nodes_by_hand() -> None:
     ("zero_stage", "micro", "once", "bucket"),
     [
         # t = 2632, reduce = gather_bytes t = 5264; half of a volume crosses wi = 2 at 100 a second
-        (0, 0.0, 52.64 + 0.5, 5264),
-        (1, 0.0, 52.64 + 0.5, 400),
-        (2, 26.32 + 0.5, 26.32 + 0.5, 400),
-        (3, 78.96 + 4, 0.0, 0),
+        # and one step of a ring takes 0.5: two rings once a step, 3 x 4 layers a micro-batch
+        (0, 0.0, 52.64 + 1, 5264),
+        (1, 0.0, 52.64 + 1, 400),
+        (2, 26.32 + 0.5, 26.32 + 1, 400),
+        (3, 78.96 + 6, 0.0, 0),
     ],
 )
 def test_shard_traffic_of_each_zero_stage(
@@ -324,8 +333,12 @@ def test_features_on_one_gpu() -> None:
 def test_experts_split_over_tensor_parallel_ranks_by_hand() -> None:
     # 8 GPUs, tp 4: with ep 2 of dp 2 an expert is split four ways and its tokens are gathered.
     values = {"h": 8, "hw": 8, "k": 2}
-    split = toy(tp=4, dp=2, ep=2, gpus=8, zero_stage=1, sequence_parallel=True)
-    whole = toy(tp=4, dp=2, ep=4, gpus=8, zero_stage=1, sequence_parallel=True)
+    sizes = {"gpus": 8, "gpus_per_node": 4, "zero_stage": 1, "sequence_parallel": True}
+    split = toy(tp=4, dp=2, ep=2, **sizes)
+    whole = toy(tp=4, dp=2, ep=4, **sizes)
+    # Two experts' ranks of four span two nodes, four of one do not.
+    assert reference.expert_nodes(split) == (4, 2)
+    assert reference.expert_nodes(whole) == (4, 1)
     for sc, tokens_share, element_share in ((split, 1, 1 / 8), (whole, 1 / 4, 1 / 4)):
         sc["model"]["parts"]["expert"] = trained(800)
         found = reference.feature_value("T*k*hw", values, sc["knobs"])
@@ -367,10 +380,152 @@ def test_context_and_expert_parallel_by_hand() -> None:
     sc["model"]["moe_layers"] = 3
     sc["model"]["parts"]["expert"] = trained(800)
     result = reference.evaluate(sc)
-    # 6 x 2 x 32 x 2 x 8 x 1/2 x 3 = 9216 bytes, times 0.25 x 1.5, over the link
-    assert result["seconds"]["ep"] == pytest.approx(0.25 * 1.5 * 92.16)
+    # 6 x 2 x 32 x 2 x 8 x 1/2 x 3 = 9216 bytes, times 0.75 x 1.5, over the link
+    assert result["seconds"]["ep"] == pytest.approx(0.75 * 1.5 * 92.16)
     assert result["resident_bytes"]["only"] == pytest.approx(6 * (2632 + 400))
     assert result["network_bytes_per_step"] == 0
+
+    # ep 4 of dp 4 on two nodes of two: a copy of hidden states is 1.5 x 6 x 2 x 32 x 8 x 3 = 13824.
+    sc = toy(dp=4, ep=4, gpus=4, gpus_per_node=2, global_batch=8, experts=4, experts_per_token=2)
+    sc["model"]["moe_layers"] = 3
+    sc["model"]["parts"]["expert"] = trained(800)
+    result = reference.evaluate(sc)
+    # Two experts a token: 2 x 1/2 copies over the link. 2 (1 - 1/2 x 1/2) = 1.5 nodes have one of
+    # them, half of those are other nodes: 0.75 copies = 10368 over 40/2.
+    assert result["seconds"]["ep"] == pytest.approx(0.75 * (138.24 + 518.4))
+    # Two GPUs a node; gradients once a step, 2 x 2 x (2632 + 200) over 2 of 2 rings, half between.
+    assert result["network_bytes_per_step"] == pytest.approx(2 * 10368 + 5664)
+
+
+def test_narrow_matmuls_by_hand() -> None:
+    """Layers in 8 bits: their matrices at that rate, operands brought to it, the head as before."""
+    plain = reference.evaluate(toy())["seconds"]
+    narrow = reference.evaluate(toy(compute_dtype="fp8"))["seconds"]
+    # 2 x 32 x (2+1+1) x 4 layers x 512 = 524288; head 2 x 32 x 3 x 256 = 49152
+    assert (plain["matmul"], narrow["matmul"]) == pytest.approx((524.288, 262.144))
+    assert plain["half"] == narrow["half"] == pytest.approx(49.152)
+    # 1.5 bytes x 4 passes x 32 tokens x 4 layers x 100 inputs and outputs
+    assert (plain["casts"], narrow["casts"]) == pytest.approx((0, 7.68))
+    assert narrow["gpu"] == pytest.approx(plain["gpu"] - 262.144 + 7.68)
+    # Layers in 32 bits have their head in 32 bits too.
+    assert reference.evaluate(toy(compute_dtype="fp32"))["seconds"]["half"] == pytest.approx(491.52)
+
+
+def test_adapters_by_hand() -> None:
+    """A frozen base: adapters beside the head at 16 bits, their kernels launched, their passes made."""
+    sc = toy(
+        layers_trained=0, head_trained=0, adapter_active=100, adapter_io=50, adapted=8,
+        compute_dtype="fp8",
+    )  # fmt: skip
+    seconds = reference.evaluate(sc)["seconds"]
+    # 2 x 32 x (2+0+1) x 4 x 512 = 393216 at 2000
+    assert seconds["matmul"] == pytest.approx(196.608)
+    # adapters 2 x 32 x (3+1) x 100 = 25600, head 2 x 32 x 2 x 256 = 32768, both at 1000
+    assert seconds["half"] == pytest.approx(58.368)
+    # 3 passes x 2 bytes x 32 x (1 + 1/3) x 50
+    assert seconds["adapters"] == pytest.approx(1.28)
+    # 0.01 x (10 x 4 layers + 4 x 8 adapters) x (3+1)
+    assert seconds["host"] == pytest.approx(2.88)
+
+
+def test_elementwise_bytes_of_each_kind_of_layer() -> None:
+    def elementwise(**changes: Any) -> float:
+        return float(reference.evaluate(toy(**changes))["seconds"]["elementwise"])
+
+    # 0.5 x 32 x (3+1) x 4 layers x [20 x 8 + 5 x 12 + 7 x 16 = 332, or + 3 x 16 = 268]
+    assert elementwise() == pytest.approx(8.4992)
+    assert elementwise(gated=False) == pytest.approx(6.8608)
+    # A frozen base with an fp32 residual stream: + 30 x 8 = 572; a trained one has it as it is.
+    assert elementwise(residual_bytes=4, layers_trained=0) == pytest.approx(14.6432)
+    assert elementwise(residual_bytes=2, layers_trained=0) == pytest.approx(8.4992)
+    assert elementwise(residual_bytes=4) == pytest.approx(8.4992)
+
+
+@pytest.mark.parametrize(("kernel", "seconds"), [(0, 147.456), (1, 294.912), (2, 589.824)])
+def test_attention_takes_the_rate_of_its_kernel(kernel: int, seconds: float) -> None:
+    # 2 x 32 x (3.5+1) x 4 layers x 16 x 16/2 = 147456 at 1000, 500 and 250
+    found = reference.evaluate(toy(attention_kernel=kernel))["seconds"]
+    assert found["attention"] == pytest.approx(seconds)
+
+
+def test_routed_tokens_by_hand() -> None:
+    """Experts on two ranks: the busiest one has half as much again to compute and to sort."""
+
+    def routed(ep: int) -> dict[str, float]:
+        sc = toy(dp=2, ep=ep, gpus=2, gpus_per_node=2, global_batch=4, experts_per_token=2)
+        sc["model"]["moe_layers"] = 3
+        sc["model"]["groups"][0]["expert_active"] = 50
+        seconds: dict[str, float] = reference.evaluate(sc)["seconds"]
+        return seconds
+
+    alone, apart = routed(1), routed(2)
+    # 2 x 32 x 4 passes x 4 layers x (512 + 50 / 0.5 = 612, or 512 + 50 x 1.5 / 0.5 = 662)
+    assert (alone["matmul"], apart["matmul"]) == pytest.approx((626.688, 677.888))
+    # 17 bytes x (1 + 1/3) x 32 tokens x 2 experts x 8 x 3 layers = 34816, and half as much again
+    assert (alone["permute"], apart["permute"]) == pytest.approx((3.4816, 5.2224))
+    # 0.01 x (10 x 4 layers + 20 x 3 of experts) x (3+1)
+    assert alone["host"] == apart["host"] == pytest.approx(4)
+
+
+def of_layers(count: int, **changes: Any) -> reference.Scenario:
+    """Two pipeline stages of a toy with that many layers: T = 32, m = 2 / 2 = 1."""
+    sc = toy(layers=count, pp=2, gpus=2, gpus_per_node=2, **changes)
+    sc["model"]["groups"][0]["count"] = count
+    return sc
+
+
+def test_an_uneven_split_leaves_the_head_to_a_shorter_stage() -> None:
+    # Five layers on two stages: 3 and 2, and the one of 3 has no head. 2 x 32 x 3 x 4 x 512 = 393216.
+    uneven = reference.evaluate(of_layers(5))["seconds"]
+    assert uneven["matmul"] == pytest.approx(393.216)
+    assert uneven["half"] == uneven["loss"] == 0
+    # 2 x 4 x (2048 x 3/5 + 32 x 3 x 100), nothing of the head
+    assert uneven["operands"] == pytest.approx(8.66304)
+    assert uneven["host"] == pytest.approx(0.01 * 10 * 3 * 4)
+    # Six: 3 and 3, and the last has the head: 2 x 32 x 3 x 256 and 12 x 32 x 32.
+    even = reference.evaluate(of_layers(6))["seconds"]
+    assert even["matmul"] == pytest.approx(393.216)
+    assert (even["half"], even["loss"]) == pytest.approx((49.152, 1.2288))
+
+
+def test_virtual_stages_by_hand() -> None:
+    """Two chunks of layers a stage: half the bubble, and the split is that of four."""
+    chunked = {count: reference.evaluate(of_layers(count, virtual_stages=2)) for count in (6, 8)}
+    # Six layers in four chunks: 2 + 2 on the fullest stage, no head. Eight: 2 + 2 on both.
+    for count, head_s in ((6, 0.0), (8, 49.152)):
+        seconds = chunked[count]["seconds"]
+        assert seconds["matmul"] == pytest.approx(524.288)
+        assert seconds["half"] == pytest.approx(head_s)
+        # One micro-batch, and (2 - 1) / 2 of one in the bubble.
+        rest = seconds["step"] - seconds["optimizer"]
+        assert rest == pytest.approx(1.5 * seconds["micro"])
+    # Bytes are those of stages in one piece.
+    assert chunked[6]["phases"] == reference.evaluate(of_layers(6))["phases"]
+    # Without a pipeline there is nothing to cut.
+    alone = reference.evaluate(toy(virtual_stages=2))["seconds"]
+    assert alone == reference.evaluate(toy())["seconds"]
+
+
+def test_units_by_hand() -> None:
+    """Three collectives of every sharded unit: 3 x (0.25 x 4 layers + 0.125 x 8 adapters)."""
+
+    def units(**changes: Any) -> float:
+        sc = toy(unit_s=0.25, adapter_unit_s=0.125, adapted=8, gpus_per_node=4, **changes)
+        seconds = reference.evaluate(sc)["seconds"]
+        parts = ("tp", "cp", "ep", "pp", "fetch", "units")
+        shared = 0.25 * seconds["shard"] + sum(seconds[part] for part in parts)
+        overlapped = (seconds["compute"] ** 4 + seconds["shard"] ** 4) ** 0.25
+        assert seconds["micro"] == pytest.approx(overlapped + shared)
+        return float(seconds["units"])
+
+    assert units(dp=2, gpus=2, global_batch=4, zero_stage=3) == pytest.approx(6)
+    # A stage of two has half of the layers and of their adapters.
+    assert units(dp=2, pp=2, gpus=4, global_batch=4, zero_stage=3) == pytest.approx(3)
+    # Adapters that a quantised base leaves whole are no units: 3 x 0.25 x 4.
+    whole = {"replicates_adapters": 1, "dequant_bytes": 4.5}
+    assert units(dp=2, gpus=2, global_batch=4, zero_stage=3, **whole) == pytest.approx(3)
+    assert units(dp=2, gpus=2, global_batch=4, zero_stage=2) == 0
+    assert units(zero_stage=3, offload="params-cpu") == 0
 
 
 def test_windows_and_fused_linear_loss_by_hand() -> None:
@@ -420,16 +575,16 @@ def test_exactly_full_fits_and_one_byte_less_does_not() -> None:
     assert reference.evaluate(sc)["verdict"] == "host_memory"
     sc["setup"]["usable_bytes"] -= 1
     assert reference.evaluate(sc)["verdict"] == "gpu_memory"
-    sc["setup"]["matmul_rate"] = 0
+    sc["setup"]["matmul_rates"]["bf16"] = 0
     assert reference.evaluate(sc)["verdict"] == "unsupported"
     assert reference.evaluate(toy(host_ram_bytes=None))["verdict"] == "fits"
 
 
 def test_best_is_the_fastest_fit_then_the_nearest_miss() -> None:
-    slow, fast = toy(matmul_rate=500.0), toy()
+    slow, fast = toy(attention_rates=(500.0, 500.0, 250.0)), toy()
     assert reference.best([slow, fast, copy.deepcopy(fast)])["index"] == 1
     large, larger = toy(usable_bytes=20000), toy(usable_bytes=10000)
-    refused = toy(matmul_rate=0)
+    refused = toy(compute_dtype="fp4")
     missed = reference.best([refused, larger, large, copy.deepcopy(large)])
     assert (missed["index"], missed["verdict"]) == (2, "gpu_memory")
     assert reference.best([refused, refused])["index"] == 0

@@ -16,7 +16,7 @@ from sweep.kernels.memory import (
     stage_bytes,
 )
 from sweep.kernels.tables import Quantity
-from sweep.kernels.time import communication_terms, compute_terms, norm4
+from sweep.kernels.time import communication_terms, compute_terms, fullest_stage, norm4
 
 ALLOCATED = int(Quantity.ALLOCATED)
 DEVICE = int(Quantity.DEVICE)
@@ -26,6 +26,7 @@ TOKENS = int(Quantity.TOKENS)
 ACCUMULATION = int(Quantity.ACCUMULATION)
 TOKENS_PER_STEP = int(Quantity.TOKENS_PER_STEP)
 MATMUL_FLOP = int(Quantity.MATMUL_FLOP)
+HALF_FLOP = int(Quantity.HALF_FLOP)
 ATTENTION_FLOP = int(Quantity.ATTENTION_FLOP)
 MEMORY_BYTES = int(Quantity.MEMORY_BYTES)
 HOST_S = int(Quantity.HOST_S)
@@ -33,6 +34,7 @@ SHARD_LINK_BYTES = int(Quantity.SHARD_LINK_BYTES)
 SHARD_NETWORK_BYTES = int(Quantity.SHARD_NETWORK_BYTES)
 SHARD_LATENCY_S = int(Quantity.SHARD_LATENCY_S)
 DP_EXPOSED = int(Quantity.DP_EXPOSED)
+STEP_EXPOSED = int(Quantity.STEP_EXPOSED)
 TP_LINK_BYTES = int(Quantity.TP_LINK_BYTES)
 RING_LINK_BYTES = int(Quantity.RING_LINK_BYTES)
 RING_NETWORK_BYTES = int(Quantity.RING_NETWORK_BYTES)
@@ -46,6 +48,9 @@ ONCE_LATENCY_S = int(Quantity.ONCE_LATENCY_S)
 OPTIMIZER_BYTES = int(Quantity.OPTIMIZER_BYTES)
 TRANSFER_PCIE_BYTES = int(Quantity.TRANSFER_PCIE_BYTES)
 OPTIMIZER_S = int(Quantity.OPTIMIZER_S)
+# Added to nothing it changes nothing, and times the inf of a dtype that a GPU lacks it is inf, where
+# the 0 of a stage without head and adapters would be no number.
+LEAST_FLOP = 1e-200
 
 
 @scalar
@@ -167,29 +172,50 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
                 out[i] = spare[i]
     out[OFFLOADED] = offloaded
     out[HOST] = gpus_per_node * (stack.process_bytes + offloaded)
-    stage_share = -(-model.layers // pp) / model.layers
+    time_terms(
+        out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
+    )  # fmt: skip
+
+
+@scalar
+def time_terms(out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch,
+               gpus, gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel):  # fmt: skip
+    """Fill in what a step computes, moves and sends; memory plays no part.
+
+    Derivation: docs/physics.md section 5.
+    """
+    tokens = micro_batch * seq_len / cp
+    accumulation = global_batch / (micro_batch * dp)
+    virtual_stages = stack.virtual_stages if pp > 1 else 1.0
+    stage_share, head_here = fullest_stage(model.layers, pp, virtual_stages)
     out[TOKENS] = tokens
     out[ACCUMULATION] = accumulation
     out[TOKENS_PER_STEP] = global_batch * seq_len
     compute_terms(
         out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
-        sequence_parallel, stage_share,
+        sequence_parallel, stage_share, head_here,
     )  # fmt: skip
     out[MATMUL_FLOP] += micro_batch * vision_flop
     communication_terms(
         out, model, program, case, stack, tokens, accumulation, gpus, gpus_per_node, tp,
-        pp, cp, ep, shards, stage_share,
+        pp, cp, ep, dp * cp, stage_share, virtual_stages,
     )  # fmt: skip
 
 
 @scalar
-def step_seconds(out, matmul, attention, memory, link, network, pcie):
+def step_seconds(out, matmul, half, attention, memory, link, network, pcie):
     """Seconds of one step on a setup whose times per FLOP and byte are given [s].
 
-    Derivation: docs/physics.md section 5. The hot loop of `decide` repeats this line for line.
+    `matmul` is for the layers' matrices, `half` for head and adapters, which stay at 16 bits or more.
+
+    Derivation: docs/physics.md section 5. The hot loop, `decide.race`, repeats this.
     """
     compute = (
-        out[MATMUL_FLOP] * matmul + out[ATTENTION_FLOP] * attention + out[MEMORY_BYTES] * memory
+        out[MATMUL_FLOP] * matmul
+        + max(out[HALF_FLOP], LEAST_FLOP) * half
+        + out[ATTENTION_FLOP] * attention
+        + out[MEMORY_BYTES] * memory
     )
     shard = (
         max(out[SHARD_LINK_BYTES] * link, out[SHARD_NETWORK_BYTES] * network) + out[SHARD_LATENCY_S]
@@ -206,7 +232,7 @@ def step_seconds(out, matmul, attention, memory, link, network, pcie):
     )
     return (
         out[REPEATS] * micro
-        + out[DP_EXPOSED] * once
+        + out[STEP_EXPOSED] * once
         + out[OPTIMIZER_BYTES] * memory
         + out[TRANSFER_PCIE_BYTES] * pcie
         + out[OPTIMIZER_S]

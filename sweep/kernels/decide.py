@@ -13,6 +13,7 @@ from sweep.kernels.tables import (
     ATTENTION_S,
     DEVICE_INVERSE,
     DEVICE_LIMIT,
+    FULL_DTYPES,
     HOST_INVERSE,
     HOST_LIMIT,
     LINK_S,
@@ -30,7 +31,8 @@ _FITS, _GPU, _HOST, _UNSUPPORTED, _NO_LAYOUT = (int(verdict) for verdict in Verd
 # What kernels write for one row, and what identifies a candidate.
 SECONDS_PER_TOKEN, ALLOCATED, DEVICE, HOST, NETWORK_PER_TOKEN = range(5)
 MEASURES = 5
-_KNOB, _DTYPE, _OFFLOAD = range(3)
+_KNOB, _DTYPE, _OFFLOAD, _ATTENTION = range(4)
+IDENTITY = 4
 _NETWORK = int(Quantity.NETWORK_BYTES_PER_STEP)
 # Need over limit of a candidate the GPU cannot run at all: behind every other miss.
 _NEVER = 1e30
@@ -47,7 +49,8 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                     cases, stacks, classes, batches, lines, lines_known, table, identity):  # fmt: skip
     """Evaluate every knob combination of workload w on class k into `table`; returns how many.
 
-    table [N, QUANTITIES] takes the quantities, identity i64 [N, 3] knob number, dtype and offload.
+    table [N, QUANTITIES] takes the quantities, identity i64 [N, IDENTITY] knob number, dtype, offload
+    and attention kernel.
     `lines` and `lines_known` hold the layer lines of this workload, computed when first needed.
     """
     m = workloads.model[w]
@@ -106,20 +109,30 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                     )
                     identity[found, _DTYPE] = program.dtype
                     identity[found, _OFFLOAD] = program.offload
+                    identity[found, _ATTENTION] = int(stack.attention_kernel)
                     found += 1
     return found
 
 
 @scalar
-def race(out, candidate, dtype, offload, setups, first, last, state):
+def half_dtype(dtype):
+    """The dtype of head and adapters beside layers of a dtype: 16 bits where those have fewer."""
+    return dtype if dtype <= FULL_DTYPES - 1 else 0
+
+
+@scalar
+def race(out, candidate, dtype, offload, attention, setups, first, last, state):
     """Let one candidate compete on setups [first, last): keep the fastest fit, the nearest miss.
 
     `state` [5, last - first] holds, by setup: seconds per token of the fastest fit and its number,
     need over limit of the nearest miss, its seconds and its number. The arithmetic is
     `candidate.step_seconds` written out so that the loop vectorises: no call, no branch, only
-    selects, and two arrays (numbers as floats) so that overlap is cheap to exclude.
+    selects, and two arrays (numbers as floats) so that overlap is cheap to exclude. What a
+    micro-batch and a step spend at one rate, or at none, is added up before the loop: 0.6 to 1 ns a
+    scenario less (2026-11-21, on the machine of benchmarks/README.md).
     """
     f_matmul = out[_c.MATMUL_FLOP]
+    f_half = max(out[_c.HALF_FLOP], _c.LEAST_FLOP)
     f_attention = out[_c.ATTENTION_FLOP]
     f_memory = out[_c.MEMORY_BYTES]
     host2 = out[_c.HOST_S] * out[_c.HOST_S]
@@ -130,22 +143,21 @@ def race(out, candidate, dtype, offload, setups, first, last, state):
     exposed = out[_c.DP_EXPOSED]
     link_bytes = out[_c.TP_LINK_BYTES] + out[_c.RING_LINK_BYTES]
     network_bytes = out[_c.RING_NETWORK_BYTES]
-    fixed_s = out[_c.LATENCY_S] + out[_c.FETCH_S]
-    fetch = out[_c.FETCH_PCIE_BYTES]
     per_token = 1.0 / out[_c.TOKENS_PER_STEP]
     repeats = out[_c.REPEATS] * per_token
-    once_share = exposed * per_token
+    once_share = out[_c.STEP_EXPOSED] * per_token
     once_link = out[_c.ONCE_LINK_BYTES]
     once_network = out[_c.ONCE_NETWORK_BYTES]
     once_latency = out[_c.ONCE_LATENCY_S]
     optimizer_bytes = out[_c.OPTIMIZER_BYTES] * per_token
-    transfer = out[_c.TRANSFER_PCIE_BYTES] * per_token
-    optimizer_s = out[_c.OPTIMIZER_S] * per_token
+    pcie_bytes = repeats * out[_c.FETCH_PCIE_BYTES] + out[_c.TRANSFER_PCIE_BYTES] * per_token
+    fixed_s = repeats * (out[_c.LATENCY_S] + out[_c.FETCH_S]) + out[_c.OPTIMIZER_S] * per_token
     device = out[_c.DEVICE]
     host = out[_c.HOST]
     number = float(candidate)
     matmul_s = setups[MATMUL_BF16_S + dtype, first:last]
-    attention_s = setups[ATTENTION_S, first:last]
+    half_s = setups[MATMUL_BF16_S + half_dtype(dtype), first:last]
+    attention_s = setups[ATTENTION_S + attention, first:last]
     memory_s = setups[MEMORY_S, first:last]
     link_s = setups[LINK_S, first:last]
     network_s = setups[NETWORK_S, first:last]
@@ -165,7 +177,12 @@ def race(out, candidate, dtype, offload, setups, first, last, state):
         network = network_s[j]
         memory = memory_s[j]
         pcie = pcie_s[j]
-        compute = f_matmul * matmul_s[j] + f_attention * attention_s[j] + f_memory * memory
+        compute = (
+            f_matmul * matmul_s[j]
+            + f_half * half_s[j]
+            + f_attention * attention_s[j]
+            + f_memory * memory
+        )
         inside = shard_link * link
         between = shard_network * network
         shard = (inside if inside > between else between) + shard_latency
@@ -179,15 +196,13 @@ def race(out, candidate, dtype, offload, setups, first, last, state):
             + exposed * shard
             + link_bytes * link
             + network_bytes * network
-            + fixed_s
-            + fetch * pcie
         )
         seconds = (
             repeats * micro
             + once_share * once
             + optimizer_bytes * memory
-            + transfer * pcie
-            + optimizer_s
+            + pcie_bytes * pcie
+            + fixed_s
         )
         held_s = fastest_s[j]
         held = fastest[j]
@@ -228,7 +243,7 @@ def scratch(first, last, workloads, splits, forms, candidate_counts):
     most = max(1, candidate_counts.max())
     rows = 2 + 2 * forms.backward.shape[1]
     table = np.empty((most, QUANTITIES))
-    identity = np.empty((most, 3), np.int64)
+    identity = np.empty((most, IDENTITY), np.int64)
     lines = np.empty((most_cases, splits.tp.shape[0], rows, 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
     return table, identity, lines, lines_known
@@ -271,7 +286,8 @@ def decide_best(first, last, workloads, choices, layouts, splits, models, featur
             for candidate in range(found):
                 race(
                     table[candidate], candidate, identity[candidate, _DTYPE],
-                    identity[candidate, _OFFLOAD], setups, lo, hi, state,
+                    identity[candidate, _OFFLOAD], identity[candidate, _ATTENTION], setups, lo, hi,
+                    state,
                 )  # fmt: skip
             for j in range(hi - lo):
                 row = (w - first) * setup_count + lo + j
@@ -330,7 +346,9 @@ def decide_all(first, last, first_class, last_class, workloads, choices, layouts
                     if setups[MATMUL_BF16_S + dtype, i] == math.inf:
                         verdict = _UNSUPPORTED
                     else:
-                        seconds = seconds_per_token(out, dtype, setups, i)
+                        seconds = seconds_per_token(
+                            out, dtype, identity[candidate, _ATTENTION], setups, i
+                        )
                         verdict = memory_verdict(out, identity[candidate, _OFFLOAD], setups, i)
                     workload_ids[row] = w
                     setup_ids[row] = i
@@ -343,12 +361,13 @@ def decide_all(first, last, first_class, last_class, workloads, choices, layouts
 
 
 @scalar
-def seconds_per_token(out, dtype, setups, i):
+def seconds_per_token(out, dtype, attention, setups, i):
     """Step time over the tokens of a step on setup i [s/token]."""
     seconds = _c.step_seconds(
         out,
         setups[MATMUL_BF16_S + dtype, i],
-        setups[ATTENTION_S, i],
+        setups[MATMUL_BF16_S + half_dtype(dtype), i],
+        setups[ATTENTION_S + attention, i],
         setups[MEMORY_S, i],
         setups[LINK_S, i],
         setups[NETWORK_S, i],

@@ -55,6 +55,7 @@ class Models(NamedTuple):
     softcap_bytes: np.ndarray  # more bytes a logit where logits are soft-capped
     experts_per_token: np.ndarray
     moe_layers: np.ndarray
+    gated: np.ndarray  # 1 where the MLP is gated
     interleaved: np.ndarray  # 1 where the groups' layers alternate
     group_count: np.ndarray  # [M, 2] layers
     linear_active: np.ndarray  # [M, 2] elements
@@ -62,7 +63,7 @@ class Models(NamedTuple):
     attention_width: np.ndarray  # [M, 2] elements
     io_width: np.ndarray  # [M, 2] elements
     window: np.ndarray  # [M, 2] tokens, inf without
-    mlp_traffic: np.ndarray  # [M, 2] matrices x width
+    mlp_width: np.ndarray  # [M, 2] MLP width a token sees
     qkv_width: np.ndarray  # [M, 2] hq + hkv
     kv_width: np.ndarray  # [M, 2] hkv
     heads: np.ndarray  # [M, 2]
@@ -135,6 +136,7 @@ class Programs(NamedTuple):
     temp_tensor_bytes: np.ndarray
     traffic_bytes: np.ndarray
     dequant_bytes: np.ndarray
+    cast_bytes: np.ndarray  # per operand element and pass
     loss_traffic_bytes: np.ndarray
     memory_high: np.ndarray  # high end of the band of allocated peaks over the predicted one
 
@@ -154,6 +156,7 @@ class Cases(NamedTuple):
     quantized_elements: np.ndarray  # [C, 2] linear, expert
     adapter_active: np.ndarray
     adapter_io: np.ndarray
+    adapted: np.ndarray  # matrices with an adapter
     largest_trained: np.ndarray
     first_layer_saving: np.ndarray  # bytes per token
     scale_bytes: np.ndarray  # of the quantised matrices' scales
@@ -192,6 +195,8 @@ class Stacks(NamedTuple):
     moe_imbalance: np.ndarray
     tp_exposed: np.ndarray
     dp_exposed: np.ndarray
+    ep_exposed: np.ndarray
+    step_exposed: np.ndarray
     network_share: np.ndarray
     link_share: np.ndarray
     memory_efficiency: np.ndarray
@@ -199,6 +204,18 @@ class Stacks(NamedTuple):
     nvme_bytes_per_s: np.ndarray
     pcie_share: np.ndarray
     elementwise_passes: np.ndarray
+    hidden_bytes: np.ndarray
+    wide_residual_bytes: np.ndarray
+    attention_bytes: np.ndarray
+    gated_bytes: np.ndarray
+    plain_bytes: np.ndarray
+    permute_bytes: np.ndarray
+    attention_kernel: np.ndarray
+    virtual_stages: np.ndarray
+    unit_s: np.ndarray
+    adapter_unit_s: np.ndarray
+    adapter_kernels: np.ndarray
+    moe_kernels: np.ndarray
     adapter_passes: np.ndarray
     eager_attention_bytes: np.ndarray
     kernels_per_layer: np.ndarray
@@ -231,7 +248,11 @@ class Splits(NamedTuple):
     MATMUL_BF16_S,  # s/flop
     MATMUL_FP16_S,
     MATMUL_FP32_S,
-    ATTENTION_S,
+    MATMUL_FP8_S,
+    MATMUL_FP4_S,
+    ATTENTION_S,  # the best kernel of the GPU
+    ATTENTION_FA2_S,
+    ATTENTION_FA1_S,
     MEMORY_S,  # s/byte
     LINK_S,
     NETWORK_S,  # one node's network
@@ -242,8 +263,10 @@ class Splits(NamedTuple):
     DEVICE_INVERSE,
     HOST_INVERSE,
     OFFLOAD_INVERSE,  # 1 where unknown, finite: see _UNKNOWN_RAM_INVERSE in plan/setups.py
-) = range(14)
-SETUP_ROWS = 14
+) = range(18)
+SETUP_ROWS = 18
+# Of the dtypes of matmuls the first ones are not narrower than 16 bits.
+FULL_DTYPES = 3
 
 
 class Classes(NamedTuple):
@@ -345,7 +368,7 @@ class Quantity(IntEnum):
     LATENCY_S = 52
     FETCH_PCIE_BYTES = 53
     FETCH_S = 54
-    REPEATS = 55  # m + pp - 1
+    REPEATS = 55  # m + (pp - 1) / virtual stages
     ONCE_LINK_BYTES = 56
     ONCE_NETWORK_BYTES = 57
     ONCE_LATENCY_S = 58
@@ -364,6 +387,13 @@ class Quantity(IntEnum):
     LOSS_BUFFER = 71  # buckets and gathered units while the loss runs
     LAYER_BUFFER = 72  # the same while a layer runs backward
     WHOLE_HIDDEN = 73  # hidden states of the head that tensor parallelism gathers whole
+    HALF_FLOP = 75  # head and adapters: never below 16 bits
+    CAST_BYTES = 76
+    PERMUTE_BYTES = 77
+    STEP_EXPOSED = 78
+    UNIT_S = (
+        79  # part of LATENCY_S: what the collectives of sharded units cost beside their transfer
+    )
     EXPERT_ROOM = 74  # routed activations of the busiest expert-parallel rank above the mean
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from sweep.kernels.compile import scalar
-from sweep.kernels.memory import FIRST, root_elements
+from sweep.kernels.memory import FIRST, expert_split, root_elements
 from sweep.kernels.tables import EXPERT, LINEAR, OTHER, Offload, Quantity
 
 _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
@@ -19,12 +19,15 @@ _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
 TOKENS = int(Quantity.TOKENS)
 ACCUMULATION = int(Quantity.ACCUMULATION)
 MATMUL_FLOP = int(Quantity.MATMUL_FLOP)
+HALF_FLOP = int(Quantity.HALF_FLOP)
 ATTENTION_FLOP = int(Quantity.ATTENTION_FLOP)
 ELEMENTWISE_BYTES = int(Quantity.ELEMENTWISE_BYTES)
 EAGER_BYTES = int(Quantity.EAGER_BYTES)
 ADAPTER_BYTES = int(Quantity.ADAPTER_BYTES)
 LOSS_BYTES = int(Quantity.LOSS_BYTES)
 OPERAND_BYTES = int(Quantity.OPERAND_BYTES)
+CAST_BYTES = int(Quantity.CAST_BYTES)
+PERMUTE_BYTES = int(Quantity.PERMUTE_BYTES)
 DEQUANT_BYTES = int(Quantity.DEQUANT_BYTES)
 MEMORY_BYTES = int(Quantity.MEMORY_BYTES)
 HOST_S = int(Quantity.HOST_S)
@@ -32,10 +35,12 @@ SHARD_LINK_BYTES = int(Quantity.SHARD_LINK_BYTES)
 SHARD_NETWORK_BYTES = int(Quantity.SHARD_NETWORK_BYTES)
 SHARD_LATENCY_S = int(Quantity.SHARD_LATENCY_S)
 DP_EXPOSED = int(Quantity.DP_EXPOSED)
+STEP_EXPOSED = int(Quantity.STEP_EXPOSED)
 TP_LINK_BYTES = int(Quantity.TP_LINK_BYTES)
 RING_LINK_BYTES = int(Quantity.RING_LINK_BYTES)
 RING_NETWORK_BYTES = int(Quantity.RING_NETWORK_BYTES)
 LATENCY_S = int(Quantity.LATENCY_S)
+UNIT_S = int(Quantity.UNIT_S)
 FETCH_PCIE_BYTES = int(Quantity.FETCH_PCIE_BYTES)
 FETCH_S = int(Quantity.FETCH_S)
 REPEATS = int(Quantity.REPEATS)
@@ -61,20 +66,36 @@ def causal_length(seq_len, window):
 
 
 @scalar
+def fullest_stage(layers, pp, virtual_stages):
+    """Share of the layers in the fullest pipeline stage, and 1 if the head adds to it, else 0.
+
+    Derivation: docs/physics.md section 5. An uneven split leaves the last stage, which has the head,
+    a layer short.
+    """
+    chunks = int(pp * virtual_stages)
+    share = -(-layers // chunks) * virtual_stages / layers
+    return share, 1.0 if pp == 1 or layers % chunks == 0 else 0.0
+
+
+@scalar
 def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
-                  sequence_parallel, stage_share):  # fmt: skip
+                  sequence_parallel, stage_share, head_here):  # fmt: skip
     """Fill in FLOP, bytes and launch time of one micro-batch on one GPU.
 
     Derivation: docs/physics.md section 5; passes are 2 + weight gradient + recomputation.
     """
     hidden = model.hidden
-    vocab = model.vocab
+    head = head_here * hidden * model.vocab / tp
     recompute = program.recompute_matmul
     passes = 2.0 + program.layers_trained + recompute
     head_passes = 2.0 + program.head_trained
-    elementwise_passes = 3.0 + program.recompute_elementwise
+    layer_passes = 3.0 + program.recompute_elementwise
     share = tokens * stage_share / tp
     hidden_share = 1.0 if sequence_parallel == 1 else float(tp)
+    mlp_bytes = stack.gated_bytes if model.gated == 1 else stack.plain_bytes
+    hidden_bytes = stack.hidden_bytes
+    if program.layers_trained == 0.0 and program.residual_bytes > 2.0:
+        hidden_bytes += stack.wide_residual_bytes
     dense = 0.0
     expert = 0.0
     attention = 0.0
@@ -90,22 +111,19 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
         length = causal_length(seq_len, model.window[g])
         attention += count * model.attention_width[g] * length
         traffic += count * (
-            10.0 * hidden * hidden_share + 2.0 * model.qkv_width[g] + model.mlp_traffic[g]
+            hidden_bytes * hidden * hidden_share
+            + stack.attention_bytes * model.qkv_width[g]
+            + mlp_bytes * model.mlp_width[g]
         )
         eager += count * model.heads[g]
         width += count * model.io_width[g]
-    matmul = (
-        2.0
-        * share
-        * (
-            passes * (dense + expert / stack.moe_efficiency)
-            + (3.0 + recompute) * case.adapter_active
-        )
+    busiest = stack.moe_imbalance if ep > 1 else 1.0
+    out[MATMUL_FLOP] = 2.0 * share * passes * (dense + expert * busiest / stack.moe_efficiency)
+    out[HALF_FLOP] = (
+        2.0 * share * (3.0 + recompute) * case.adapter_active + 2.0 * tokens * head_passes * head
     )
-    matmul += 2.0 * tokens * head_passes * hidden * vocab / tp
-    out[MATMUL_FLOP] = matmul
     out[ATTENTION_FLOP] = 2.0 * share * (3.5 + program.recompute_attention) * attention
-    out[ELEMENTWISE_BYTES] = stack.elementwise_passes * 2.0 * share * elementwise_passes * traffic
+    out[ELEMENTWISE_BYTES] = stack.elementwise_passes * share * layer_passes * traffic
     out[EAGER_BYTES] = 0.0
     if program.eager == 1:
         out[EAGER_BYTES] = (
@@ -118,12 +136,20 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
     out[ADAPTER_BYTES] = (
         stack.adapter_passes * 2.0 * share * (1.0 + recompute / 3.0) * case.adapter_io
     )
-    local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
-    out[LOSS_BYTES] = program.loss_traffic_bytes * local_vocab * tokens
-    held = stage_share * (case.matrix_elements[0] / tp + case.matrix_elements[1] / (tp * ep))
-    out[OPERAND_BYTES] = (
-        2.0 * passes * (held + share * width) + 2.0 * head_passes * hidden * vocab / tp
+    out[PERMUTE_BYTES] = (
+        stack.permute_bytes
+        * share
+        * (layer_passes / 3.0)
+        * busiest
+        * model.moe_layers
+        * model.experts_per_token
+        * hidden
     )
+    local_vocab = model.vocab / tp if stack.vocab_parallel_loss == 1 else model.vocab
+    out[LOSS_BYTES] = head_here * program.loss_traffic_bytes * local_vocab * tokens
+    held = stage_share * (case.matrix_elements[0] / tp + case.matrix_elements[1] / (tp * ep))
+    out[OPERAND_BYTES] = 2.0 * passes * (held + share * width) + 2.0 * head_passes * head
+    out[CAST_BYTES] = program.cast_bytes * passes * share * width
     quantized = stage_share * (
         case.quantized_elements[0] / tp + case.quantized_elements[1] / (tp * ep)
     )
@@ -132,12 +158,21 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
         out[ELEMENTWISE_BYTES]
         + out[EAGER_BYTES]
         + out[ADAPTER_BYTES]
+        + out[PERMUTE_BYTES]
         + out[LOSS_BYTES]
         + out[OPERAND_BYTES]
+        + out[CAST_BYTES]
         + out[DEQUANT_BYTES]
     ) / stack.memory_efficiency
     out[HOST_S] = (
-        stack.kernel_s * stack.kernels_per_layer * elementwise_passes * model.layers * stage_share
+        stack.kernel_s
+        * (
+            stack.kernels_per_layer * model.layers
+            + stack.moe_kernels * model.moe_layers
+            + stack.adapter_kernels * case.adapted
+        )
+        * layer_passes
+        * stage_share
     )
 
 
@@ -154,7 +189,7 @@ def mean_elements(parts, tied_embed, tp, ep, stage_share, pp):
 
 @scalar
 def communication_terms(out, model, program, case, stack, tokens, accumulation, gpus,
-                        gpus_per_node, tp, pp, cp, ep, shards, stage_share):  # fmt: skip
+                        gpus_per_node, tp, pp, cp, ep, shards, stage_share, virtual_stages):  # fmt: skip
     """Fill in what links, network and PCIe carry, per micro-batch and per step.
 
     Derivation: docs/physics.md section 5: ring collectives, hierarchical over nodes.
@@ -192,17 +227,27 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
     out[ONCE_NETWORK_BYTES] = once * between_share / network
     out[SHARD_LATENCY_S] = 0.0
     out[ONCE_LATENCY_S] = 0.0
+    ring_s = stack.latency_s * (inside - 1.0 + nodes - 1.0)
+    # Adapters that every rank holds whole are no units of their own.
+    whole_adapters = stack.replicates_adapters == 1.0 and program.dequant_bytes > 0.0
+    unit_s = 0.0
     if per_micro > 0.0:
-        out[SHARD_LATENCY_S] = stack.latency_s * (2.0 * layers_here if zero == 3 else 1.0)
+        out[SHARD_LATENCY_S] = ring_s * (3.0 * layers_here if zero == 3 else 1.0)
+        if zero == 3:
+            adapters = 0.0 if whole_adapters else case.adapted
+            unit_s = (
+                3.0 * stage_share * (stack.unit_s * model.layers + stack.adapter_unit_s * adapters)
+            )
     if once > 0.0:
-        out[ONCE_LATENCY_S] = stack.latency_s
+        out[ONCE_LATENCY_S] = 2.0 * ring_s
     out[DP_EXPOSED] = stack.dp_exposed
+    out[STEP_EXPOSED] = stack.step_exposed
 
     reduces = (4.0 + 2.0 * program.recompute_matmul) * layers_here
     out[TP_LINK_BYTES] = (
         stack.tp_exposed * reduces * 2.0 * (tp - 1.0) / tp * 2.0 * hidden * tokens / link
     )
-    latency = stack.tp_exposed * reduces * 2.0 * (tp - 1.0) * stack.latency_s
+    latency = unit_s + stack.tp_exposed * reduces * 2.0 * (tp - 1.0) * stack.latency_s
     ring_link = 0.0
     ring_network = 0.0
     sent = 0.0
@@ -218,24 +263,25 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
             ring_network += stack.dp_exposed * volume * node_share
             sent += volume * node_share
     if ep > 1:
-        volume = (
+        copy = (
             stack.moe_imbalance
             * (4.0 + 2.0 * program.recompute_matmul)
             * 2.0
             * tokens
-            * model.experts_per_token
             * hidden
-            * (ep - 1.0)
-            / ep
             / tp
             * model.moe_layers
             * stage_share
         )
-        if tp * ep <= gpus_per_node:
-            ring_link += stack.dp_exposed * volume
-        else:
-            ring_network += stack.dp_exposed * volume * node_share
-            sent += volume * node_share
+        span = expert_split(tp, ep, shards) * ep
+        near = min(span, gpus_per_node)
+        apart = span / near
+        k = model.experts_per_token
+        ring_link += stack.ep_exposed * copy * k * (near - 1.0) / near
+        # A token goes once to each other node that has one of its experts.
+        reached = apart * (1.0 - (1.0 - 1.0 / apart) ** k) * (apart - 1.0) / apart
+        ring_network += stack.ep_exposed * copy * reached * node_share
+        sent += copy * reached * node_share
     if pp > 1:
         volume = 4.0 * hidden * tokens / tp
         latency += 2.0 * stack.latency_s
@@ -247,9 +293,9 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
     out[RING_LINK_BYTES] = ring_link / link
     out[RING_NETWORK_BYTES] = ring_network / network
     out[LATENCY_S] = latency
+    out[UNIT_S] = unit_s
 
     local = all_trained
-    whole_adapters = stack.replicates_adapters == 1.0 and program.dequant_bytes > 0.0
     if zero >= 1 and not whole_adapters:
         local = trained / shards + trained_expert * ep / shards
     stored = program.weight_bytes * all_trained + frozen + frozen_expert
@@ -273,7 +319,7 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
         out[FETCH_PCIE_BYTES] = 2.0 * stored / stack.pcie_share
     elif offload == _PARAMS_NVME:
         out[FETCH_S] = 2.0 * stored * gpus_per_node / stack.nvme_bytes_per_s
-    repeats = accumulation + pp - 1.0
+    repeats = accumulation + (pp - 1.0) / virtual_stages
     out[REPEATS] = repeats
     out[NETWORK_BYTES_PER_STEP] = (
         repeats * (per_micro * between_share + sent) + once * between_share

@@ -51,6 +51,7 @@ class Case:
     quantized_elements: tuple[float, float]
     adapter_active: float
     adapter_io: float
+    adapted: float
     largest_trained: float
     first_layer_saving: float
     scale_bytes: float
@@ -67,6 +68,7 @@ class _GroupParts:
     quantized: tuple[float, float]
     adapter_active: float
     adapter_io: float
+    adapted: float
     largest: float
 
 
@@ -133,7 +135,7 @@ def _group_parts(
     trained = [0.0, 0.0, 0.0]
     matrices = [0.0, 0.0]
     quantized = [0.0, 0.0]
-    active = io = largest = 0.0
+    active = io = adapted = largest = 0.0
     k = float(group.experts_per_token or 0)
     full = program.method == "full"
     for linear in group.linears:
@@ -155,6 +157,7 @@ def _group_parts(
             trained[part] += linear.copies * rank * ends
             active += used * rank * ends
             io += used * ends
+            adapted += 1.0 if expert else float(linear.copies)
             largest = max(
                 largest, float(linear.copies * rank * max(linear.in_features, linear.out_features))
             )
@@ -168,6 +171,7 @@ def _group_parts(
         (quantized[0], quantized[1]),
         active,
         io,
+        adapted,
         largest,
     )
 
@@ -186,8 +190,18 @@ def _tower_bytes(counts: ParameterCounts, program: Program) -> float:
     return plain * 2.0 + quantized * QUANTIZED_BYTES.get(program.quantization, 2.0)
 
 
-def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBook) -> Case:
-    """One model under one program. The vision tower is frozen: it is stored, it does not train."""
+def build_case(
+    shape: ModelShape,
+    program: Program,
+    seq_len: int,
+    book: StackBook,
+    *,
+    variants: tuple[LayerVariant, ...] | None = None,
+) -> Case:
+    """One model under one program. The vision tower is frozen: it is stored, it does not train.
+
+    `variants` are the layers' forms; without them they are looked up, and () asks for none.
+    """
     counts = shape.counts
     rule = rule_of(program, book)
     assert rule is not None
@@ -216,10 +230,12 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
     elif not full and "hf" in lineage and shape.model.model_type in _SCALED_EMBEDDING:
         saving = -2.0 * shape.model.hidden_size
     quantized = _total(sizes, [parts.quantized for parts in groups])
-    return Case(
-        variants=tuple(
+    if variants is None:
+        variants = tuple(
             variant_of(shape, one.group, program, seq_len, book) for one in shape.groups
-        ),
+        )
+    return Case(
+        variants=variants,
         frozen_bytes=tuple(frozen),
         trained=tuple(trained),
         group_frozen_bytes=tuple(parts.frozen for parts in groups),
@@ -232,6 +248,7 @@ def build_case(shape: ModelShape, program: Program, seq_len: int, book: StackBoo
             n * parts.adapter_active for n, parts in zip(sizes, groups, strict=True)
         ),
         adapter_io=sum(n * parts.adapter_io for n, parts in zip(sizes, groups, strict=True)),
+        adapted=sum(n * parts.adapted for n, parts in zip(sizes, groups, strict=True)),
         largest_trained=max(
             [parts.largest for parts in groups] + ([float(counts.embedding)] if full else [])
         ),
@@ -323,6 +340,7 @@ def case_table(
         quantized_elements=np.array([case.quantized_elements for case in cases]),
         adapter_active=np.array([case.adapter_active for case in cases]),
         adapter_io=np.array([case.adapter_io for case in cases]),
+        adapted=np.array([case.adapted for case in cases]),
         largest_trained=np.array([case.largest_trained for case in cases]),
         first_layer_saving=np.array([case.first_layer_saving for case in cases]),
         scale_bytes=np.array([case.scale_bytes for case in cases]),

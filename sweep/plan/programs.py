@@ -16,7 +16,9 @@ from sweep.errors import PlanError, nearest
 from sweep.kernels.tables import CrossEntropy, Offload, Programs, Stacks
 from sweep.vocabulary import CROSS_ENTROPY, OFFLOADS
 
-COMPUTE_DTYPES = ("bf16", "fp16", "fp32")
+# In the order of the setup table's rows; the last two only for the layers' matrices.
+COMPUTE_DTYPES = ("bf16", "fp16", "fp32", "fp8", "fp4")
+NARROW_DTYPES = ("fp8", "fp4")
 # Recomputed share of matmuls, attention and elementwise work by checkpointing mode. Selective keeps
 # every second matmul and attention itself (torchtitan's selective-op policy, docs/physics.md).
 RECOMPUTE: Mapping[str, tuple[float, float, float]] = {
@@ -244,6 +246,7 @@ def _row(program: Program, stack_index: int, book: StackBook) -> dict[str, float
         "temp_tensor_bytes": optimizer.temp_tensor_bytes,
         "traffic_bytes": optimizer.traffic_passes * state_dtype,
         "dequant_bytes": DEQUANT_BYTES[program.quantization],
+        "cast_bytes": constants["cast_bytes"] if rule.compute_dtype in NARROW_DTYPES else 0.0,
         "loss_traffic_bytes": constants["loss_traffic_bytes"] * head.traffic_share,
         "memory_high": book.memory_band(program.stack, program.method).high,
     }

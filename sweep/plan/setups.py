@@ -15,7 +15,7 @@ from sweep.catalogs import Catalogs
 from sweep.catalogs.hardware import Gpu
 from sweep.catalogs.offers import ON_REQUEST_REASONS, Offer, latest_offers, load_quotes
 from sweep.catalogs.rates import usd_rates
-from sweep.catalogs.stacks import StackBook
+from sweep.catalogs.stacks import Efficiency, StackBook
 from sweep.catalogs.tables import raise_if
 from sweep.errors import PlanError, nearest
 from sweep.kernels.tables import (
@@ -316,8 +316,8 @@ def class_table(
 class SetupRates(NamedTuple):
     """What one setup can do, in SI units; a peak of None means the GPU lacks the dtype."""
 
-    peaks: tuple[float | None, float | None, float | None]  # bf16, fp16, fp32 [flop/s]
-    attention_flop_per_s: float
+    peaks: tuple[float | None, ...]  # by programs.COMPUTE_DTYPES, sustained [flop/s]
+    attention_flop_per_s: tuple[float, ...]  # best kernel, FlashAttention 2 and 1
     hbm_bytes_per_s: float
     link_bytes_per_s: float
     link: str
@@ -326,6 +326,31 @@ class SetupRates(NamedTuple):
     pcie_bytes_per_s: float
     usable_bytes: float
     host_ram_bytes: float | None
+
+
+def compute_rates(
+    gpu: Gpu, share: Efficiency
+) -> tuple[tuple[float | None, ...], tuple[float, ...]]:
+    """Sustained rates of one device: matmuls by COMPUTE_DTYPES (None: lacks it), attention kernels.
+
+    Source: dense peaks of the GPU catalog times the sustained shares of the efficiencies catalog
+    [flop/s].
+    """
+    devices = gpu.logical_devices
+    bf16 = gpu.bf16_flop_per_s if gpu.bf16 else None
+    half = bf16 or gpu.fp16_flop_per_s or gpu.fp32_flop_per_s or 1e12
+    peaks = tuple(
+        peak * sustained / devices if peak and sustained else None
+        for peak, sustained in (
+            (bf16, share.matmul_share),
+            (gpu.fp16_flop_per_s, share.matmul_share),
+            (gpu.fp32_flop_per_s, share.matmul_share),
+            (gpu.fp8_flop_per_s if gpu.fp8 else None, share.matmul8_share),
+            (gpu.fp4_flop_per_s, share.matmul4_share),
+        )
+    )
+    kernels = (share.attention_share, share.attention_fa2_share, share.attention_fa1_share)
+    return peaks, tuple(half * kernel / devices for kernel in kernels)
 
 
 def setup_rates(
@@ -350,16 +375,10 @@ def setup_rates(
     if link and _joined_by_link(gpu, setup.node_count * per_node, per_node):
         network = link * per_node
         assumed = False
-    bf16 = gpu.bf16_flop_per_s if gpu.bf16 else None
-    peaks = tuple(
-        peak * share.matmul_share / devices if peak else None
-        for peak in (bf16, gpu.fp16_flop_per_s, gpu.fp32_flop_per_s)
-    )
-    half = bf16 or gpu.fp16_flop_per_s or gpu.fp32_flop_per_s or 1e12
-    assert len(peaks) == 3
+    peaks, attention = compute_rates(gpu, share)
     return SetupRates(
         peaks=peaks,
-        attention_flop_per_s=half * share.attention_share / devices,
+        attention_flop_per_s=attention,
         hbm_bytes_per_s=gpu.hbm_bytes_per_s / devices,
         link_bytes_per_s=link_rate,
         link=gpu.link if joined else "PCIe",
@@ -377,7 +396,8 @@ def setup_table(rates: Sequence[SetupRates], memory_headroom: float) -> np.ndarr
     for j, rate in enumerate(rates):
         for dtype, peak in enumerate(rate.peaks):
             table[MATMUL_BF16_S + dtype, j] = np.inf if peak is None else 1.0 / peak
-        table[ATTENTION_S, j] = 1.0 / rate.attention_flop_per_s
+        for kernel, attention in enumerate(rate.attention_flop_per_s):
+            table[ATTENTION_S + kernel, j] = 1.0 / attention
         table[MEMORY_S, j] = 1.0 / rate.hbm_bytes_per_s
         table[LINK_S, j] = 1.0 / rate.link_bytes_per_s
         table[NETWORK_S, j] = 1.0 / rate.network_bytes_per_s

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.catalogs.architecture import count_parameters
+from sweep.catalogs.decoder import GATED
 from sweep.catalogs.layer_forms import FEATURES, TOKEN_FEATURES
 from sweep.catalogs.models import Model
 from sweep.catalogs.parameters import LayerGroup, Linear, ParameterCounts
@@ -74,7 +75,7 @@ class GroupShape:
     attention_width: float
     io_width: float
     window: float
-    mlp_traffic: float
+    mlp_width: float
 
 
 def group_shape(model: Model, group: LayerGroup) -> GroupShape:
@@ -110,8 +111,6 @@ def group_shape(model: Model, group: LayerGroup) -> GroupShape:
     }
     dense = [linear for linear in group.linears if linear.role != "expert"]
     experts = [linear for linear in group.linears if linear.role == "expert"]
-    gated = "glu" in model.mlp_type
-    mats = 3.0 if gated else 2.0
     query_dim = nope + rope if latent else head_dim
     return GroupShape(
         group=group,
@@ -122,7 +121,7 @@ def group_shape(model: Model, group: LayerGroup) -> GroupShape:
         io_width=sum((one.in_features + one.out_features) * float(one.copies) for one in dense)
         + sum((one.in_features + one.out_features) * k for one in experts),
         window=float(group.window) if group.window else math.inf,
-        mlp_traffic=mats * (values["f"] + values["fs"] + k * values["fe"]),
+        mlp_width=values["f"] + values["fs"] + k * values["fe"],
     )
 
 
@@ -163,6 +162,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         softcap_bytes=np.zeros(rows),
         experts_per_token=np.zeros(rows),
         moe_layers=np.zeros(rows),
+        gated=np.zeros(rows, np.int64),
         interleaved=np.zeros(rows, np.int64),
         group_count=np.zeros(pair, np.int64),
         linear_active=np.zeros(pair),
@@ -170,7 +170,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         attention_width=np.zeros(pair),
         io_width=np.zeros(pair),
         window=np.full(pair, np.inf),
-        mlp_traffic=np.zeros(pair),
+        mlp_width=np.zeros(pair),
         qkv_width=np.zeros(pair),
         kv_width=np.zeros(pair),
         heads=np.zeros(pair),
@@ -191,6 +191,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
         table.moe_layers[row] = sum(
             g.group.count for g in shape.groups if g.group.experts_per_token
         )
+        table.gated[row] = model.mlp_type in GATED
         table.interleaved[row] = shape.counts.interleaved
         for g, group in enumerate(shape.groups):
             table.group_count[row, g] = group.group.count
@@ -199,7 +200,7 @@ def model_table(shapes: Sequence[ModelShape]) -> tuple[Models, np.ndarray]:
             table.attention_width[row, g] = group.attention_width
             table.io_width[row, g] = group.io_width
             table.window[row, g] = group.window
-            table.mlp_traffic[row, g] = group.mlp_traffic
+            table.mlp_width[row, g] = group.mlp_width
             table.qkv_width[row, g] = group.values["hq"] + group.values["hkv"]
             table.kv_width[row, g] = group.values["hkv"]
             table.heads[row, g] = group.values["nq"]
