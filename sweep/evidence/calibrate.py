@@ -36,6 +36,32 @@ def _weighted_quantile(pairs: Sequence[tuple[float, float]], share: float) -> fl
     return ordered[-1][0]
 
 
+def band_ends(
+    members: Sequence[tuple[str, float]],
+    floor: float,
+    widest: tuple[float, float] = _WIDEST,
+    lone_spread: float = 3.0,
+) -> tuple[float, float, int]:
+    """Low and high end of a band about ratios of measured over predicted, and their clusters.
+
+    `members` are (cluster, ratio). Points of a cluster weigh as one. With one cluster the spread among
+    sources is unknown: `lone_spread` times what is seen, and less with each more. Ratios spread
+    multiplicatively: 2 and 1/2 are as far off as one another. No end is nearer to 1 than `floor`.
+    """
+    sizes: dict[str, int] = {}
+    for cluster, _ in members:
+        sizes[cluster] = sizes.get(cluster, 0) + 1
+    weighted = [(ratio, 1.0 / sizes[cluster]) for cluster, ratio in members]
+    inflation = 1.0 + (lone_spread - 1.0) / len(sizes)
+    low = _weighted_quantile(weighted, _TAIL) ** inflation
+    high = _weighted_quantile(weighted, 1.0 - _TAIL) ** inflation
+    return (
+        round(max(widest[0], min(1.0 - floor, low)), 3),
+        round(min(widest[1], max(1.0 + floor, high)), 3),
+        len(sizes),
+    )
+
+
 def calibrate(predictions: Iterable[Prediction]) -> list[Band]:
     """Bands of every (stack, method, figure) and (stack, any method, figure) with enough points."""
     groups: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
@@ -72,21 +98,12 @@ def _method(one: Prediction) -> str:
 
 
 def _band(key: tuple[str, str, str], members: Sequence[tuple[str, float]]) -> Band:
-    sizes: dict[str, int] = {}
-    for cluster, _ in members:
-        sizes[cluster] = sizes.get(cluster, 0) + 1
-    weighted = [(ratio, 1.0 / sizes[cluster]) for cluster, ratio in members]
-    floor = _FLOOR[key[2]]
-    # With one cluster the spread among sources is unknown: three times what is seen.
-    inflation = 1.0 + 2.0 / len(sizes)
-    # Ratios spread multiplicatively: 2 and 1/2 are as far off as one another.
-    low = _weighted_quantile(weighted, _TAIL) ** inflation
-    high = _weighted_quantile(weighted, 1.0 - _TAIL) ** inflation
+    low, high, clusters = band_ends(members, _FLOOR[key[2]])
     return Band(
         *key,
-        low=round(max(_WIDEST[0], min(1.0 - floor, low)), 3),
-        high=round(min(_WIDEST[1], max(1.0 + floor, high)), 3),
+        low=low,
+        high=high,
         points=len(members),
-        sources=len(sizes),
+        sources=clusters,
         basis="5th to 95th percentile of measured over predicted",
     )

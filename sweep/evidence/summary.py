@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sweep.evidence.tables import estimator_errors, prediction_row
 from sweep.evidence.validate import (
     GROUPS,
     Errors,
+    Reasoned,
     counts,
     errors_of,
     fit_rates,
@@ -67,7 +68,8 @@ def _error_line(errors: Errors, width: int) -> str:
     )
 
 
-def _table(title: str, rows: Sequence[Errors]) -> Iterator[str]:
+def table_lines(title: str, rows: Sequence[Errors]) -> Iterator[str]:
+    """Errors of some groups as a table with a header."""
     width = max([len(title), *(len(row.name) for row in rows)])
     yield (
         f"  {title:<{width}} {'points':>6} {'median':>9} {'|median|':>9} {'|p90|':>9}"
@@ -135,8 +137,8 @@ def _all_lines(
         yield ""
         yield title
         for name, key in GROUPS.items():
-            yield from _table(f"by {name}", group_errors(members, key))
-        yield from _table("", [total])
+            yield from table_lines(f"by {name}", group_errors(members, key))
+        yield from table_lines("", [total])
         if "trend" not in title:
             judged += members
     yield ""
@@ -151,7 +153,12 @@ def _all_lines(
         ours = errors_of("sweep", [one for one in published if one.match is not None])
         yield ""
         yield "rules of thumb on the published training points (each on those it speaks of)"
-        yield from _table("rule", [*rules, *([ours] if ours else [])])
+        yield from table_lines("rule", [*rules, *([ours] if ours else [])])
+    yield from unpredicted_lines(predictions)
+
+
+def unpredicted_lines(predictions: Iterable[Reasoned]) -> Iterator[str]:
+    """Why some points have no prediction, the most frequent reason first."""
     reasons = unpredicted(predictions)
     if reasons:
         yield ""

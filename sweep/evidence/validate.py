@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sweep.evidence.points import Point
 from sweep.evidence.predict import Prediction
@@ -136,7 +137,15 @@ def worst(predictions: Iterable[Prediction], count: int = 10) -> list[Prediction
     return sorted(known, key=lambda one: -abs(one.error or 0.0))[:count]
 
 
-def unpredicted(predictions: Iterable[Prediction]) -> dict[str, int]:
+class Reasoned(Protocol):
+    """A prediction that may instead have a reason why there is none."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no figure; empty where there is one."""
+
+
+def unpredicted(predictions: Iterable[Reasoned]) -> dict[str, int]:
     """How many points have no prediction, by reason, the most frequent first."""
     reasons: dict[str, int] = {}
     for one in predictions:
