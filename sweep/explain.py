@@ -317,9 +317,9 @@ def time_terms(found: Evaluation, rates: SetupRates, dtype: int) -> list[Term]:
     )
     add(
         section,
-        "head and adapters",
+        "head, adapters, tower",
         head,
-        "2 T h V x (2 + weight gradient) + 2 T adapters x (3 + recomputation) / 16-bit or wider rate",
+        "head, adapters x (3 + recomputation), vision tower forward / 16-bit or wider rate",
         "efficiencies.csv",
     )
     add(

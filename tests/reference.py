@@ -728,8 +728,7 @@ def matmul_flop(sc: Scenario) -> float:
     """Of the layers' matrices and the vision tower."""
     experts = busiest(sc) / sc["stack"]["moe_efficiency"]
     active = over_groups(sc, lambda g: g["linear_active"] + g["expert_active"] * experts)
-    layers = 2 * layer_tokens(sc) / sc["knobs"]["tp"] * layer_passes(sc) * active
-    return layers + sc["knobs"]["micro_batch"] * sc["model"]["vision_flop"]
+    return 2 * layer_tokens(sc) / sc["knobs"]["tp"] * layer_passes(sc) * active
 
 
 def adapter_flop(sc: Scenario) -> float:
@@ -741,6 +740,11 @@ def head_flop(sc: Scenario) -> float:
     if not head_here(sc):
         return 0.0
     return 2 * tokens(sc) * (2 + sc["rule"]["head_trained"]) * head_elements(sc)
+
+
+def tower_flop(sc: Scenario) -> float:
+    """A frozen vision tower, forward."""
+    return sc["knobs"]["micro_batch"] * sc["model"]["vision_flop"]
 
 
 def attention_flop(sc: Scenario) -> float:
@@ -801,7 +805,8 @@ def loss_traffic(sc: Scenario) -> float:
 def matrices_of_rank(sc: Scenario, elements: Mapping[str, float]) -> float:
     """Linear and expert elements on this GPU (gathered ones count: they are read whole)."""
     k, share = sc["knobs"], fullest_share(sc)
-    return elements["linear"] * share / k["tp"] + elements["expert"] * share / (k["tp"] * k["ep"])
+    experts = elements["expert"] * share / (expert_split(k) * k["ep"])
+    return elements["linear"] * share / k["tp"] + experts
 
 
 def activations_of_rank(sc: Scenario) -> float:
@@ -849,7 +854,7 @@ def compute_seconds(sc: Scenario) -> dict[str, float]:
     memory_rate = sc["setup"]["memory_rate"]
     return {
         "matmul": over(matmul_flop(sc), matmul_rate(sc)),
-        "half": over(adapter_flop(sc) + head_flop(sc), half_rate(sc)),
+        "half": over(adapter_flop(sc) + head_flop(sc) + tower_flop(sc), half_rate(sc)),
         "attention": over(attention_flop(sc), attention_rate(sc)),
         "elementwise": over(elementwise_traffic(sc), memory_rate),
         "eager": over(eager_traffic(sc), memory_rate),
@@ -936,8 +941,8 @@ def micro_rings(sc: Scenario) -> float:
 
 
 def once_rings(sc: Scenario) -> float:
-    """Rings once a step: a reduction and a gather, together an all-reduce."""
-    return 0.0 if sc["knobs"]["zero_stage"] == 3 else 2.0
+    """Rings once a step: a reduction and a gather, together an all-reduce; at stage 2 a gather."""
+    return {3: 0.0, 2: 1.0}.get(sc["knobs"]["zero_stage"], 2.0)
 
 
 def shard_s(sc: Scenario, volume: float, rings: float) -> float:
@@ -982,9 +987,9 @@ def copy_bytes(sc: Scenario) -> float:
 
 def expert_nodes(sc: Scenario) -> tuple[float, float]:
     """near and apart: the ranks of one expert exchange that are in a node, and the nodes it spans."""
-    span = expert_split(sc["knobs"]) * sc["knobs"]["ep"]
-    near = min(span, sc["setup"]["gpus_per_node"])
-    return near, span / near
+    in_a_node = max(1, sc["setup"]["gpus_per_node"] // expert_split(sc["knobs"]))
+    near = min(sc["knobs"]["ep"], in_a_node)
+    return near, sc["knobs"]["ep"] / near
 
 
 def expert_link_bytes(sc: Scenario) -> float:
@@ -1009,7 +1014,8 @@ def pipeline_bytes(sc: Scenario) -> float:
     """Ring bytes of one GPU and micro-batch with pipeline parallelism."""
     if sc["knobs"]["pp"] == 1:
         return 0.0
-    return 2 * 2 * sc["model"]["hidden_size"] * tokens(sc) / sc["knobs"]["tp"]
+    hidden_states = 2 * 2 * sc["model"]["hidden_size"] * tokens(sc) / sc["knobs"]["tp"]
+    return sc["stack"]["virtual_stages"] * hidden_states
 
 
 def ring_inside(sc: Scenario, dimension: str) -> bool:
@@ -1040,7 +1046,8 @@ def expert_parallel_s(sc: Scenario) -> float:
 def pipeline_s(sc: Scenario) -> float:
     if sc["knobs"]["pp"] == 1:
         return 0.0
-    return over(pipeline_bytes(sc), ring_rate(sc, "pp")) + 2 * sc["stack"]["latency_s"]
+    messages = 2 * sc["stack"]["virtual_stages"]
+    return over(pipeline_bytes(sc), ring_rate(sc, "pp")) + messages * sc["stack"]["latency_s"]
 
 
 def optimizer_s(sc: Scenario) -> float:

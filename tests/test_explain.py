@@ -350,8 +350,8 @@ def test_images_cost_the_tower_its_forward_pass(catalogs: Catalogs, tmp_path: Pa
     engine.run(plan, tmp_path / "run", threads=1)
     blind, seeing = (explain_row(tmp_path / "run", question=w, setup=0) for w in (0, 1))
     assert [found.row["images_per_sample"] for found in (blind, seeing)] == [0, 2]
-    more_s = seeing.value("micro-batch", "matmul of layers")
-    more_s -= blind.value("micro-batch", "matmul of layers")
+    more_s = seeing.value("micro-batch", "head, adapters, tower")
+    more_s -= blind.value("micro-batch", "head, adapters, tower")
     assert more_s == pytest.approx(plan.workloads[1].vision_flop / plan.rates[0].peaks[0])
     for found in (blind, seeing):
         tokens = found.row["global_batch"] * found.row["seq_len"]

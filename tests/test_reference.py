@@ -270,10 +270,11 @@ def test_zero_3_across_nodes_by_hand() -> None:
     ("zero_stage", "micro", "once", "bucket"),
     [
         # t = 2632, reduce = gather_bytes t = 5264; half of a volume crosses wi = 2 at 100 a second
-        # and one step of a ring takes 0.5: two rings once a step, 3 x 4 layers a micro-batch
+        # and one step of a ring takes 0.5: two rings once a step, one at stage 2, whose other is each
+        # micro-batch's; 3 x 4 layers a micro-batch
         (0, 0.0, 52.64 + 1, 5264),
         (1, 0.0, 52.64 + 1, 400),
-        (2, 26.32 + 0.5, 26.32 + 1, 400),
+        (2, 26.32 + 0.5, 26.32 + 0.5, 400),
         (3, 78.96 + 6, 0.0, 0),
     ],
 )
@@ -336,8 +337,8 @@ def test_experts_split_over_tensor_parallel_ranks_by_hand() -> None:
     sizes = {"gpus": 8, "gpus_per_node": 4, "zero_stage": 1, "sequence_parallel": True}
     split = toy(tp=4, dp=2, ep=2, **sizes)
     whole = toy(tp=4, dp=2, ep=4, **sizes)
-    # Two experts' ranks of four span two nodes, four of one do not.
-    assert reference.expert_nodes(split) == (4, 2)
+    # An expert's four ranks fill a node: the two of an exchange are in two. Whole ones fit in one.
+    assert reference.expert_nodes(split) == (1, 2)
     assert reference.expert_nodes(whole) == (4, 1)
     for sc, tokens_share, element_share in ((split, 1, 1 / 8), (whole, 1 / 4, 1 / 4)):
         sc["model"]["parts"]["expert"] = trained(800)
@@ -499,6 +500,9 @@ def test_virtual_stages_by_hand() -> None:
         # One micro-batch, and (2 - 1) / 2 of one in the bubble.
         rest = seconds["step"] - seconds["optimizer"]
         assert rest == pytest.approx(1.5 * seconds["micro"])
+        # Each chunk hands its hidden states on: twice the messages of a stage in one piece.
+        whole = reference.evaluate(of_layers(count))["seconds"]
+        assert seconds["pp"] == pytest.approx(2 * whole["pp"])
     # Bytes are those of stages in one piece.
     assert chunked[6]["phases"] == reference.evaluate(of_layers(6))["phases"]
     # Without a pipeline there is nothing to cut.

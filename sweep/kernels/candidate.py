@@ -12,6 +12,7 @@ from sweep.kernels.memory import (
     ROUTED,
     ROUTED_SETS,
     SETS_END,
+    expert_split,
     feature_share,
     stage_bytes,
 )
@@ -189,17 +190,19 @@ def time_terms(out, model, program, case, stack, seq_len, vision_flop, global_ba
     accumulation = global_batch / (micro_batch * dp)
     virtual_stages = stack.virtual_stages if pp > 1 else 1.0
     stage_share, head_here = fullest_stage(model.layers, pp, virtual_stages)
+    etp = expert_split(tp, ep, dp * cp)
     out[TOKENS] = tokens
     out[ACCUMULATION] = accumulation
     out[TOKENS_PER_STEP] = global_batch * seq_len
     compute_terms(
-        out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
+        out, model, program, case, stack, seq_len, tokens, tp, pp, ep, etp,
         sequence_parallel, stage_share, head_here,
     )  # fmt: skip
-    out[MATMUL_FLOP] += micro_batch * vision_flop
+    # A frozen tower computes in 16 bits.
+    out[HALF_FLOP] += micro_batch * vision_flop
     communication_terms(
         out, model, program, case, stack, tokens, accumulation, gpus, gpus_per_node, tp,
-        pp, cp, ep, dp * cp, stage_share, virtual_stages,
+        pp, cp, ep, etp, dp * cp, stage_share, virtual_stages,
     )  # fmt: skip
 
 

@@ -387,6 +387,7 @@ class Quantity(IntEnum):
     LOSS_BUFFER = 71  # buckets and gathered units while the loss runs
     LAYER_BUFFER = 72  # the same while a layer runs backward
     WHOLE_HIDDEN = 73  # hidden states of the head that tensor parallelism gathers whole
+    EXPERT_ROOM = 74  # routed activations of the busiest expert-parallel rank above the mean
     HALF_FLOP = 75  # head and adapters: never below 16 bits
     CAST_BYTES = 76
     PERMUTE_BYTES = 77
@@ -394,7 +395,6 @@ class Quantity(IntEnum):
     UNIT_S = (
         79  # part of LATENCY_S: what the collectives of sharded units cost beside their transfer
     )
-    EXPERT_ROOM = 74  # routed activations of the busiest expert-parallel rank above the mean
 
 
 QUANTITIES = len(Quantity)

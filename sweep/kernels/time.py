@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from sweep.kernels.compile import scalar
-from sweep.kernels.memory import FIRST, expert_split, root_elements
+from sweep.kernels.memory import FIRST, root_elements
 from sweep.kernels.tables import EXPERT, LINEAR, OTHER, Offload, Quantity
 
 _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
@@ -78,7 +78,7 @@ def fullest_stage(layers, pp, virtual_stages):
 
 
 @scalar
-def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
+def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep, etp,
                   sequence_parallel, stage_share, head_here):  # fmt: skip
     """Fill in FLOP, bytes and launch time of one micro-batch on one GPU.
 
@@ -147,11 +147,11 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
     )
     local_vocab = model.vocab / tp if stack.vocab_parallel_loss == 1 else model.vocab
     out[LOSS_BYTES] = head_here * program.loss_traffic_bytes * local_vocab * tokens
-    held = stage_share * (case.matrix_elements[0] / tp + case.matrix_elements[1] / (tp * ep))
+    held = stage_share * (case.matrix_elements[0] / tp + case.matrix_elements[1] / (etp * ep))
     out[OPERAND_BYTES] = 2.0 * passes * (held + share * width) + 2.0 * head_passes * head
     out[CAST_BYTES] = program.cast_bytes * passes * share * width
     quantized = stage_share * (
-        case.quantized_elements[0] / tp + case.quantized_elements[1] / (tp * ep)
+        case.quantized_elements[0] / tp + case.quantized_elements[1] / (etp * ep)
     )
     out[DEQUANT_BYTES] = program.dequant_bytes * quantized * (2.0 + recompute)
     out[MEMORY_BYTES] = (
@@ -177,19 +177,20 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
 
 
 @scalar
-def mean_elements(parts, tied_embed, tp, ep, stage_share, pp):
+def mean_elements(parts, tied_embed, tp, etp, ep, stage_share, pp):
     """A quantity given by part, as one rank has it to move: (outside, inside experts).
 
     Derivation: docs/physics.md section 5: the first stage, with layers of the mean kind.
     """
     dense = root_elements(parts, tied_embed, tp, pp, FIRST)
     dense += (parts[LINEAR] / tp + parts[OTHER]) * stage_share
-    return dense, parts[EXPERT] * stage_share / (tp * ep)
+    return dense, parts[EXPERT] * stage_share / (etp * ep)
 
 
 @scalar
 def communication_terms(out, model, program, case, stack, tokens, accumulation, gpus,
-                        gpus_per_node, tp, pp, cp, ep, shards, stage_share, virtual_stages):  # fmt: skip
+                        gpus_per_node, tp, pp, cp, ep, etp, shards, stage_share,
+                        virtual_stages):  # fmt: skip
     """Fill in what links, network and PCIe carry, per micro-batch and per step.
 
     Derivation: docs/physics.md section 5: ring collectives, hierarchical over nodes.
@@ -200,11 +201,12 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
     layers_here = model.layers * stage_share
     link = stack.link_share
     network = stack.network_share
-    frozen, frozen_expert = mean_elements(case.frozen_bytes, tied, tp, ep, stage_share, pp)
-    trained, trained_expert = mean_elements(case.trained, tied, tp, ep, stage_share, pp)
+    frozen, frozen_expert = mean_elements(case.frozen_bytes, tied, tp, etp, ep, stage_share, pp)
+    trained, trained_expert = mean_elements(case.trained, tied, tp, etp, ep, stage_share, pp)
     all_trained = trained + trained_expert
     reduce = program.reduce_bytes * all_trained
     gather = frozen + frozen_expert + program.gather_bytes * all_trained
+    expert_shards = shards * tp / (etp * ep)
     inside = min(shards, max(1, gpus_per_node // tp))
     nodes = shards / inside
     per_micro = 0.0
@@ -239,7 +241,8 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
                 3.0 * stage_share * (stack.unit_s * model.layers + stack.adapter_unit_s * adapters)
             )
     if once > 0.0:
-        out[ONCE_LATENCY_S] = 2.0 * ring_s
+        # At stage 2 the reduction's ring is each micro-batch's.
+        out[ONCE_LATENCY_S] = (1.0 if zero == 2 else 2.0) * ring_s
     out[DP_EXPOSED] = stack.dp_exposed
     out[STEP_EXPOSED] = stack.step_exposed
 
@@ -273,9 +276,8 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
             * model.moe_layers
             * stage_share
         )
-        span = expert_split(tp, ep, shards) * ep
-        near = min(span, gpus_per_node)
-        apart = span / near
+        near = min(ep, max(1, gpus_per_node // etp))
+        apart = ep / near
         k = model.experts_per_token
         ring_link += stack.ep_exposed * copy * k * (near - 1.0) / near
         # A token goes once to each other node that has one of its experts.
@@ -283,8 +285,8 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
         ring_network += stack.ep_exposed * copy * reached * node_share
         sent += copy * reached * node_share
     if pp > 1:
-        volume = 4.0 * hidden * tokens / tp
-        latency += 2.0 * stack.latency_s
+        volume = virtual_stages * 4.0 * hidden * tokens / tp
+        latency += virtual_stages * 2.0 * stack.latency_s
         if gpus <= gpus_per_node:
             ring_link += volume
         else:
@@ -297,12 +299,12 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
 
     local = all_trained
     if zero >= 1 and not whole_adapters:
-        local = trained / shards + trained_expert * ep / shards
+        local = trained / shards + trained_expert / expert_shards
     stored = program.weight_bytes * all_trained + frozen + frozen_expert
     if zero == 3:
         stored = (program.shard_weight_bytes * trained + frozen) / shards + (
             program.shard_weight_bytes * trained_expert + frozen_expert
-        ) * ep / shards
+        ) / expert_shards
     offload = program.offload
     out[FETCH_PCIE_BYTES] = 0.0
     out[FETCH_S] = 0.0
