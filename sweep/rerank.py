@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 # What a run remembers about its prices. The name starts with a dot: it is no file of the results.
 RECORD_NAME = ".prices.json"
 # Files whose content decides which offers there are, for which machines, at what price in USD.
-_PRICE_FILES = ("offers.csv", "exchange_rates.csv", "instances.csv", "gpus.csv")
+_PRICE_FILES = ("offers.csv", "billing.csv", "exchange_rates.csv", "instances.csv", "gpus.csv")
 # What identifies a kind of node among the columns of setups. Memory and links of a GPU are left out:
 # a corrected figure does not make it another machine.
 _NODE_COLUMNS = (
     "gpu", "gpus_per_node", "node_count", "network_bytes_per_s", "network_assumed", "rdma",
     "host_ram_bytes", "vcpus", "local_nvme_bytes",
 )  # fmt: skip
-_OFFER_COLUMNS = ("shape", "provider", "instance_type", "region", "price_model", "usd_per_hour")
+_OFFER_NAMES = ("shape", "provider", "instance_type", "region", "price_model")
+_OFFER_COLUMNS = (*_OFFER_NAMES, "usd_per_hour", "billing_granularity_s", "billing_minimum_s")
 
 
 @dataclass(frozen=True)
@@ -235,12 +236,13 @@ def _compare(
     not_covered: int,
     not_covered_before: int,
 ) -> Repriced:
-    """Offers by (shape, provider, instance, region, price model) and price, then and now."""
+    """Offers by (shape, provider, instance, region, price model) and what is paid, then and now."""
 
-    def by_name(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], list[float]]:
-        prices: dict[tuple[Any, ...], list[float]] = {}
-        for *name, usd_per_hour in rows:
-            prices.setdefault(tuple(name), []).append(usd_per_hour)
+    def by_name(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:
+        prices: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        for row in rows:
+            name, paid = row[: len(_OFFER_NAMES)], row[len(_OFFER_NAMES) :]
+            prices.setdefault(name, []).append(paid)
         return {name: sorted(found) for name, found in prices.items()}
 
     then = by_name(tuple(row[name] for name in _OFFER_COLUMNS) for row in before)

@@ -207,11 +207,25 @@ def test_hours_and_dollars_add_up_to_the_job(everything: Results, catalogs: Cata
             * row["checkpoint_bytes"]
             / (run["storage_bytes_per_s"] * row["node_count"])
         )
-        hours = run["startup_hours"] + training * (1 + run["eval_fraction"]) + saving_s / 3600
-        hours *= 1 + run["spot_overhead"] if row["price_model"] == "spot" else 1
-        assert job["whole job"].value == pytest.approx(hours, rel=1e-6)
-        usd = hours * row["node_count"] * row["usd_per_hour"]
-        assert job["cost"].value == pytest.approx(usd, rel=1e-6)
+        reading_s = row["weights_bytes"] / run["storage_bytes_per_s"]
+        assert job["reading the weights"].value == pytest.approx(reading_s / 3600, rel=1e-6)
+        fixed = run["provision_hours"] + run["compile_hours"] + (reading_s + saving_s) / 3600
+        spot = 1 + run["spot_overhead"] if row["price_model"] == "spot" else 1
+        assert ("interruptions" in job) == (spot != 1)
+        names = ("nodes, images, compilation", "reading the weights", "training", "evaluation",
+                 "saving", "interruptions")  # fmt: skip
+        parts = math.fsum(job[name].value for name in names if name in job)
+        assert job["whole job"].value == pytest.approx(parts, rel=1e-6)
+        band = catalogs.stacks.time_band(row["stack"], row["method"], catalogs.gpus[row["gpu"]])
+        for end, ratio in (("", 1.0), (", low", band.low), (", high", band.high)):
+            hours = (fixed + training * (1 + run["eval_fraction"]) * ratio) * spot
+            assert job[f"whole job{end}"].value == pytest.approx(hours, rel=1e-6)
+            usd = hours * row["node_count"] * row["usd_per_hour"]
+            # The quotes of these tests are billed by the minute: a minute more at most.
+            more = row["node_count"] * row["usd_per_hour"] / 60 * (1 + 1e-6)
+            assert usd * (1 - 1e-6) <= job[f"cost{end}"].value <= usd * (1 + 1e-6) + more
+        assert job["whole job, low"].source == band.provenance
+        assert job["billed"].value * 60 == pytest.approx(round(job["billed"].value * 60))
         assert job["cost"].source == "user quote"
 
 

@@ -28,6 +28,7 @@ from sweep.catalogs.stack_columns import (
     RULE_NUMBERS,
     STACK_COLUMNS,
 )
+from sweep.catalogs.time_bands import TimeBand, TimeBandBook, load_time_bands
 from sweep.errors import Problem, nearest
 
 
@@ -131,6 +132,7 @@ class StackBook:
     efficiencies: Mapping[str, Efficiency]
     releases: tuple[Release, ...]
     bands: BandBook
+    time_bands: TimeBandBook
 
     def with_stack(self, stack: Stack) -> StackBook:
         """The book with this stack in place of the one of its key."""
@@ -150,6 +152,14 @@ class StackBook:
     def memory_band(self, stack: str, method: str, figure: str = "allocated") -> Band:
         """How far the measured peaks of a stack and method lie from the predicted ones."""
         return self.bands.find(self.stacks[stack].lineage, method, figure)
+
+    def time_band(self, stack: str, method: str, gpu: Gpu) -> TimeBand:
+        """How far the measured step times of a stack and method lie from the predicted ones on a GPU."""
+        return self.time_bands.find(self.stacks[stack].lineage, method, self.time_measured(gpu))
+
+    def time_measured(self, gpu: Gpu) -> bool:
+        """Whether somebody measured what share of its peak a GPU sustains."""
+        return "matmul_share" not in self.efficiency(gpu).assumed
 
     def release(self, stack: str, cross_entropy: str, number: tuple[int, ...]) -> Release | None:
         """What a release did otherwise than the current one, None when nothing is known to differ."""
@@ -353,6 +363,8 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
     problems += more
     bands, more = load_bands(folders)
     problems += more
+    time_bands, more = load_time_bands(folders, stacks)
+    problems += more
     families = {row["family"]: row for row in family_rows}
     for row in architecture_rows:
         if row["family"] not in families:
@@ -397,6 +409,7 @@ def load_stacks(folders: Sequence[Path]) -> tuple[StackBook, list[Problem]]:
         ),
         releases=releases,
         bands=bands,
+        time_bands=time_bands,
         efficiencies={
             row["gpu"]: Efficiency(
                 row["matmul_share"], row["attention_share"], split_list(row["assumed"])
