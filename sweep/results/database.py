@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from sweep.columns import COLUMNS, DIMENSIONS, FACTS, TABLE_TITLES, TABLES, VIEWS, arrow_schema
 from sweep.errors import RunError
@@ -93,6 +92,8 @@ def refresh_offers(
     The facts and the run's own offers.parquet stay; building the database anew goes back to those.
     Raises RunError if the database is in use or cannot be written.
     """
+    import pyarrow as pa  # a tenth of the time of `top`, which needs it for new prices alone
+
     folder = Path(folder)
     path = ready(folder, load_manifest(folder))
     if path is None:
