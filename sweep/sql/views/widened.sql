@@ -58,7 +58,7 @@ WITH timed AS (
         r.provision_hours + load_hours + r.compile_hours AS startup_hours,
         r.checkpoints_per_job * w.checkpoint_bytes
         / (r.storage_bytes_per_s * s.node_count) / 3600 AS saving_hours,
-        startup_hours + saving_hours + train_hours + eval_hours AS hours,
+        startup_hours + saving_hours + (train_hours + eval_hours) AS hours,
         -- What the band is of: the step, and with it evaluation.
         startup_hours + saving_hours + (train_hours + eval_hours) * time_low AS hours_low,
         startup_hours + saving_hours + (train_hours + eval_hours) * time_high AS hours_high
