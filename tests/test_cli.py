@@ -772,7 +772,7 @@ def test_explain_refuses_what_there_is_not(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("models", 150), ("gpus", 45), ("instances", 100), ("offers", 2000), ("rates", 3),
+    [("models", 150), ("gpus", 45), ("instances", 100), ("offers", 2000), ("rates", 3), ("billing", 20),
      ("stacks", 2), ("sources", 30)],
 )  # fmt: skip
 def test_catalogs_are_listed(kind: str, least: int) -> None:

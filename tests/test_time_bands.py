@@ -9,7 +9,7 @@ import pytest
 
 from sweep.catalogs import Catalogs
 from sweep.catalogs.folder import shipped_folder
-from sweep.catalogs.stacks import Efficiency, load_stacks
+from sweep.catalogs.stacks import load_stacks
 from sweep.catalogs.time_bands import TimeBand, TimeBandBook, load_time_bands
 
 HEADER = "stack,method,gpu,low,high,points,sources,basis,source,checked"
@@ -72,13 +72,14 @@ def test_a_band_says_where_it_is_from() -> None:
 
 def test_which_gpus_are_measured_is_what_the_efficiencies_say(catalogs: Catalogs) -> None:
     gpus = [catalogs.gpus[key] for key in ("H100-SXM-80GB", "A100-SXM-80GB", "T4")]
+    some = catalogs.stacks.efficiency(gpus[0])
     book = dataclasses.replace(
         catalogs.stacks,
         time_bands=BOOK,
         efficiencies={
-            "H100-SXM-80GB": Efficiency(0.7, 0.4, ()),
-            "arch:Ampere": Efficiency(0.7, 0.4, ("attention_share",)),
-            "arch:*": Efficiency(0.7, 0.4, ("matmul_share", "attention_share")),
+            "H100-SXM-80GB": dataclasses.replace(some, assumed=()),
+            "arch:Ampere": dataclasses.replace(some, assumed=("attention_share",)),
+            "arch:*": dataclasses.replace(some, assumed=("matmul_share", "attention_share")),
         },
     )
     assert [book.time_measured(gpu) for gpu in gpus] == [True, True, False]

@@ -52,6 +52,11 @@ class BillingBook:
     rows: tuple[Billing, ...]
 
     @cached_property
+    def _known(self) -> dict[tuple[str, str], Billing]:
+        """What was found before: thousands of offers are of some hundred machines."""
+        return {}
+
+    @cached_property
     def _of(self) -> dict[str, list[Billing]]:
         found: dict[str, list[Billing]] = {}
         for row in self.rows:
@@ -60,6 +65,8 @@ class BillingBook:
 
     def find(self, provider: str, instance_type: str) -> Billing:
         """The row of the longest matching pattern among the provider's, else the general row."""
+        if (provider, instance_type) in self._known:
+            return self._known[provider, instance_type]
         folded = instance_type.casefold()
         for name in (provider, ANY):
             matching = [
@@ -68,7 +75,9 @@ class BillingBook:
                 if fnmatch.fnmatchcase(folded, row.instance_type.casefold())
             ]
             if matching:
-                return max(matching, key=lambda row: len(row.instance_type))
+                found = max(matching, key=lambda row: len(row.instance_type))
+                self._known[provider, instance_type] = found
+                return found
         raise KeyError(f"billing.csv has no general row ({ANY}, {ANY})")
 
 

@@ -117,7 +117,15 @@ def read_rows(
             problems += _missing_columns(path, header, columns)
             if any(column.required and column.name not in header for column in columns):
                 return [], problems
-            known = {column.name: column for column in columns}
+            by_name = {column.name: column for column in columns}
+            known = [by_name.get(name) for name in header]
+            # Most cells are empty or plain text: these need no parse_cell, which does the same.
+            optional = [column is None or not column.required for column in known]
+            plain = [
+                column is not None and column.kind is str and not column.vocabulary
+                for column in known
+            ]
+            nothing: dict[str, Any] = {column.name: None for column in columns}
             while True:
                 line = reader.line_num + 1
                 cells = next(reader, None)
@@ -130,11 +138,15 @@ def read_rows(
                         Problem(f"{path}:{line}", "row", f"{len(cells)} cells", f"{len(header)}")
                     )
                     continue
-                row: dict[str, Any] = {column.name: None for column in columns}
-                row["_line"] = line
+                row: dict[str, Any] = {**nothing, "_line": line}
                 good = True
-                for name, text in zip(header, cells, strict=True):
-                    if (column := known.get(name)) is None:
+                for place, text in enumerate(cells):
+                    column = known[place]
+                    if column is None or (not text and optional[place]):
+                        continue
+                    name = column.name
+                    if plain[place] and text and not text.isspace():
+                        row[name] = text.strip()
                         continue
                     row[name], allowed = parse_cell(column, text)
                     if allowed:
