@@ -1193,6 +1193,20 @@ def test_figures_in_words(found: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("step", "least", "said"),
+    [
+        (1.0, 60.0, "billed by the second"),
+        (60.0, 0.0, "billed by the minute"),
+        (3600.0, 3600.0, "billed by the hour"),
+        (1.0, 3600.0, "billed by the second, at least 3,600 s"),
+        (600.0, 0.0, "billed in steps of 600 s"),
+    ],
+)
+def test_bills_in_words(step: float, least: float, said: str) -> None:
+    assert words.billing({"billing_granularity_s": step, "billing_minimum_s": least}) == said
+
+
+@pytest.mark.parametrize(
     ("ties", "said"),
     [
         ([False, False], ""),

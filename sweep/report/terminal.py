@@ -273,6 +273,7 @@ def _facts(row: Row) -> dict[str, str]:
     price = [f"{words.money(row['usd_per_hour'])} a node-hour", row["price_model"], row["region"]]
     if row["currency"] != "USD":
         price[0] += f" ({row['price_per_hour']:,.2f} {row['currency']})"
+    price.append(words.billing(row))
     price.append("own" if row["as_of"] is None else f"seen {row['as_of']}")
     if row["same_price"] > 1:
         price.append(f"{words.count_of(row['same_price'], 'offer')} at this price")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweep.units import format_count
+from sweep.units import MINUTE_S, format_count
 
 Row = Mapping[str, Any]
 # Marks a need that the machine does not meet, and a figure no source states.
@@ -46,6 +46,14 @@ def hours_band(row: Row) -> str:
 def _round_money(usd: float) -> str:
     """An uncertain amount: '$0.47', '$171', '$1,003'."""
     return money(usd) if usd < 99.995 else f"${usd:,.0f}"
+
+
+def billing(row: Row) -> str:
+    """By what steps it is billed: 'billed by the minute', 'billed by the second, at least 3,600 s'."""
+    step, least = row["billing_granularity_s"], row["billing_minimum_s"]
+    unit = {1.0: "by the second", 60.0: "by the minute", 3600.0: "by the hour"}.get(step)
+    text = f"billed {unit or f'in steps of {step:,g} s'}"
+    return f"{text}, at least {least:,g} s" if least > max(step, MINUTE_S) else text
 
 
 def doubts(row: Row) -> list[str]:
