@@ -16,7 +16,7 @@ from conftest import DATA, TODAY
 from sweep import engine
 from sweep.catalogs import Catalogs, load_catalogs
 from sweep.errors import RunError
-from sweep.explain import Explanation, Term, explain_row, explain_scenario
+from sweep.explain import Explanation, Term, explain_row, explain_scenario, remarks_of
 from sweep.kernels.tables import Verdict
 from sweep.plan import Plan, build_plan
 from sweep.rerank import prices_sha256, remember_prices
@@ -227,6 +227,20 @@ def test_hours_and_dollars_add_up_to_the_job(everything: Results, catalogs: Cata
         assert job["whole job, low"].source == band.provenance
         assert job["billed"].value * 60 == pytest.approx(round(job["billed"].value * 60))
         assert job["cost"].source == "user quote"
+
+
+def test_only_an_answer_at_its_high_end_past_a_limit_is_in_doubt() -> None:
+    row = {"verdict_text": "fits", "hours_high": 30.4, "usd_high": 510.0, "deadline_hours": 24.0,
+           "max_usd": 500.0}  # fmt: skip
+    late, dear = remarks_of(row)
+    assert late == "may miss the deadline: up to 30.4 h, 24 h allowed"
+    assert dear == "may exceed the budget: up to 510.00 USD, 500.00 allowed"
+    assert remarks_of({**row, "deadline_hours": 30.4, "max_usd": 510.0}) == ()
+    assert remarks_of({**row, "deadline_hours": None, "max_usd": None}) == ()
+    # A setup without an offer has hours, but no bill.
+    assert remarks_of({**row, "usd_high": None}) == (late,)
+    # What misses the limit as expected needs no doubt.
+    assert remarks_of({**row, "verdict_text": "past_deadline"}) == ()
 
 
 def test_the_best_row_is_explained_without_saying_which(
