@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweep.catalogs import Catalogs
+from sweep.catalogs import PriceCatalogs
 from sweep.catalogs.hardware import Gpu
 from sweep.catalogs.offers import ON_REQUEST_REASONS, Offer, latest_offers, load_quotes
 from sweep.catalogs.rates import usd_rates
@@ -179,7 +179,7 @@ def _owned_offers(spec: Spec, gpus: Mapping[str, Gpu]) -> list[PricedOffer]:
     return found
 
 
-def priced_offers(spec: Spec, catalogs: Catalogs, today: dt.date) -> list[PricedOffer]:
+def priced_offers(spec: Spec, catalogs: PriceCatalogs, today: dt.date) -> list[PricedOffer]:
     """The offers a spec asks for, newest per machine, region and price model, priced in USD."""
     hardware = spec.hardware
     owned = _owned_offers(spec, catalogs.gpus)
