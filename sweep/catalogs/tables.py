@@ -119,12 +119,8 @@ def read_rows(
                 return [], problems
             by_name = {column.name: column for column in columns}
             known = [by_name.get(name) for name in header]
-            # Most cells are empty or plain text: these need no parse_cell, which does the same.
-            optional = [column is None or not column.required for column in known]
-            plain = [
-                column is not None and column.kind is str and not column.vocabulary
-                for column in known
-            ]
+            # Cells repeat from row to row: each text of a column is parsed once.
+            parsed: list[dict[str, tuple[Any, str | None]]] = [{} for _ in header]
             nothing: dict[str, Any] = {column.name: None for column in columns}
             while True:
                 line = reader.line_num + 1
@@ -140,18 +136,15 @@ def read_rows(
                     continue
                 row: dict[str, Any] = {**nothing, "_line": line}
                 good = True
-                for place, text in enumerate(cells):
-                    column = known[place]
-                    if column is None or (not text and optional[place]):
+                for column, text, found in zip(known, cells, parsed, strict=True):
+                    if column is None:
                         continue
-                    name = column.name
-                    if plain[place] and text and not text.isspace():
-                        row[name] = text.strip()
-                        continue
-                    row[name], allowed = parse_cell(column, text)
+                    if text not in found:
+                        found[text] = parse_cell(column, text)
+                    row[column.name], allowed = found[text]
                     if allowed:
                         good = False
-                        where = f"{path}:{line}, {name}"
+                        where = f"{path}:{line}, {column.name}"
                         problems.append(
                             Problem(where, "value", repr(text) if text else "nothing", allowed)
                         )
