@@ -90,6 +90,7 @@ _ALL = (
     _column("network_bytes_per_s", "f64", "bytes/s", "Network of one node, one direction."),
     _column("network_assumed", "bool", "", "The network's rate is assumed, not from a source."),
     _column("rdma", "bool", "", "A source states that the network has RDMA."),
+    _column("time_measured", "bool", "", "The share of its peak this GPU sustains is measured."),
     _column("host_ram_bytes", "i64?", "bytes", "RAM of one node; null if unknown."),
     _column("vcpus", "f64?", "vCPUs", "vCPUs of one node; null if unknown."),
     _column("local_nvme_bytes", "i64?", "bytes", "Local disk of one node; null if unknown."),
@@ -106,6 +107,15 @@ _ALL = (
     _column("optimizer", "text", "", "Optimizer."),
     _column("memory_low", "f64", "ratio", "Low end of the band of allocated peaks over predicted."),
     _column("memory_high", "f64", "ratio", "High end of that band: verdicts are judged on it."),
+    _column(
+        "measured_time_low",
+        "f64",
+        "ratio",
+        "Low end of the band of step times over predicted, on a GPU that is time_measured.",
+    ),
+    _column("measured_time_high", "f64", "ratio", "High end of that band."),
+    _column("unmeasured_time_low", "f64", "ratio", "Low end of that band on any other GPU."),
+    _column("unmeasured_time_high", "f64", "ratio", "High end of that band on any other GPU."),
     _column("global_batch", "u32", "sequences", "Sequences per optimizer step."),
     _column("zero_stage", "u8", "", "What data-parallel ranks share: ZeRO or FSDP stage 0 to 3."),
     _column("offload", "text", "", "What moves to host RAM or NVMe between uses."),
@@ -123,6 +133,8 @@ _ALL = (
     _column("price_per_hour", "f64", "currency", "Price of one whole node per hour, as quoted."),
     _column("currency", "text", "", "Currency of price_per_hour, ISO 4217."),
     _column("usd_per_hour", "f64", "usd", "Price of one whole node per hour in USD."),
+    _column("billing_granularity_s", "f64", "s", "Each node is billed by whole steps of this."),
+    _column("billing_minimum_s", "f64", "s", "The least that is billed for a node."),
     _column("as_of", "date?", "", "Day the price was seen."),
     _column("source", "text", "", "Where the price is from, a key of the sources catalog."),
     _column("scope", "text", "", "instance: price of a known machine; per_gpu: of one GPU in it."),
@@ -145,7 +157,8 @@ _ALL = (
     _column("deadline_hours", "f64?", "hours", "Longest job; null without a deadline."),
     _column("max_usd", "f64?", "usd", "Most one job may cost; null without a budget."),
     _column("memory_headroom", "f64", "share", "Share of usable GPU memory that stays free."),
-    _column("startup_hours", "f64", "hours", "Paid time before the first step."),
+    _column("provision_hours", "f64", "hours", "Paid time before the weights are read."),
+    _column("compile_hours", "f64", "hours", "Paid time of compilation and warm-up."),
     _column("eval_fraction", "f64", "share", "Evaluation's share of the training time, on top."),
     _column("spot_overhead", "f64", "share", "Extra time of a job on spot machines."),
     _column("epochs", "f64", "passes", "How often the training set is read."),
@@ -178,15 +191,37 @@ _ALL = (
     _column("usable_gib", "f64", "GiB", "Memory of one GPU that a process can use."),
     _column("limit_gib", "f64", "GiB", "usable_gib less the headroom that must stay free."),
     _column("headroom_gib", "f64?", "GiB", "usable_gib - peak_gib; negative if it does not fit."),
+    _column(
+        "time_low", "f64?", "ratio", "Low end of the band of measured step times over predicted."
+    ),
+    _column(
+        "time_high", "f64?", "ratio", "High end of that band: time_bands.csv by stack and method."
+    ),
     _column("steps", "f64?", "steps", "Optimizer steps: whole batches, the last one filled up."),
     _column("train_hours", "f64?", "hours", "Time in training steps."),
+    _column("load_hours", "f64", "hours", "Reading the weights: each node reads all of them."),
+    _column(
+        "startup_hours", "f64", "hours", "Before the first step: nodes, load_hours, compilation."
+    ),
+    _column("eval_hours", "f64?", "hours", "Evaluation: a share of the training time."),
+    _column("saving_hours", "f64", "hours", "Writing checkpoints, shared by the nodes."),
     _column(
         "hours",
         "f64?",
         "hours",
         "Job: start-up, training, evaluation, checkpoints; on spot with spot_overhead.",
     ),
-    _column("node_hours", "f64?", "hours", "hours x node_count: what is paid for."),
+    _column(
+        "hours_low",
+        "f64?",
+        "hours",
+        "Low end of its band: training and evaluation x time_low, the rest as it is.",
+    ),
+    _column("hours_high", "f64?", "hours", "High end of its band: the same with time_high."),
+    _column("node_hours", "f64?", "hours", "hours x node_count."),
+    _column(
+        "billed_hours", "f64?", "hours", "hours in whole steps of the bill, at least its minimum."
+    ),
     _column("tokens_per_s", "f64?", "tokens/s", "Trained tokens per second."),
     _column("tokens_per_s_per_gpu", "f64?", "tokens/s", "The same per GPU."),
     _column(
@@ -220,10 +255,22 @@ _ALL = (
         "",
         "network_gbps >= network_needed_gbps; null if its rate is assumed.",
     ),
-    _column("usd", "f64?", "usd", "Cost of the job: node_hours x usd_per_hour."),
+    _column("usd", "f64?", "usd", "Cost of the job: billed_hours x node_count x usd_per_hour."),
+    _column("usd_low", "f64?", "usd", "Low end of its band: the bill of hours_low."),
+    _column("usd_high", "f64?", "usd", "High end of its band: the bill of hours_high."),
+    _column("job_usd_per_hour", "f64?", "usd", "All nodes of the job for one hour."),
     _column("usd_per_million_tokens", "f64?", "usd", "Cost per million trained tokens."),
     _column("over_budget", "bool", "", "usd > max_usd of the run."),
     _column("past_deadline", "bool", "", "hours > deadline_hours of the run."),
+    _column("may_be_late", "bool", "", "hours_high > deadline_hours of the run: it may miss it."),
+    _column("may_be_dear", "bool", "", "usd_high > max_usd of the run: it may exceed it."),
+    _column(
+        "tie",
+        "bool",
+        "",
+        "Not told from rank 1 by the evidence: its lead lies within the bands. On rank 1: another "
+        "place listed ties with it.",
+    ),
     _column("rank", "i64", "", "Place within the question, 1 is best by the run's objective."),
     _column(
         "same_price", "i64", "offers", "Offers of that shape at the same price, itself included."
@@ -236,7 +283,6 @@ _ALL = (
     _column("short_ratio", "f64?", "ratio", "need / have."),
     _column("closest_by", "text", "", "What this row minimises among what that limit rejected."),
     _column("place", "i32", "", "Order of a question's near misses: likeliest to be given way on."),
-    _column("on_spot", "bool", "", "The row counts for interruptible offers alone."),
     _column("rule", "text", "", "Rule of thumb, by its key (`sweep estimate --estimators`)."),
     _column("low_gib", "f64", "GiB", "Memory of one GPU by that rule: the least of its range."),
     _column("expected_gib", "f64", "GiB", "Memory of one GPU by that rule: the middle."),
@@ -254,7 +300,8 @@ def _names(text: str) -> tuple[str, ...]:
 _KNOBS = _names(
     "stack precision quantization lora_rank lora_target lora_dropout checkpointing attention "
     "cross_entropy optimizer global_batch zero_stage offload tp pp cp ep sequence_parallel "
-    "micro_batch memory_low memory_high"
+    "micro_batch memory_low memory_high measured_time_low measured_time_high "
+    "unmeasured_time_low unmeasured_time_high"
 )
 FACTS = "facts"
 TABLES: dict[str, tuple[str, ...]] = {
@@ -269,12 +316,14 @@ TABLES: dict[str, tuple[str, ...]] = {
     "questions": _names("question workload train_tokens train_text_gb data_bytes"),
     "setups": _names(
         "setup shape gpu gpus_per_node node_count gpu_count usable_bytes link link_bytes_per_s "
-        "network_bytes_per_s network_assumed rdma host_ram_bytes vcpus local_nvme_bytes"
+        "network_bytes_per_s network_assumed rdma host_ram_bytes vcpus local_nvme_bytes "
+        "time_measured"
     ),
     "knobs": ("knob", *_KNOBS),
     "offers": _names(
         "offer shape provider instance_type region price_model price_per_hour currency "
-        "usd_per_hour as_of source scope rankable unrankable_reason notes"
+        "usd_per_hour billing_granularity_s billing_minimum_s as_of source scope rankable "
+        "unrankable_reason notes"
     ),
     "models": _names(
         "model family hf_id total_parameters active_parameters num_hidden_layers hidden_size "
@@ -282,7 +331,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "run": _names(
         "name spec_path engine_version objective keep deadline_hours max_usd memory_headroom "
-        "startup_hours eval_fraction spot_overhead epochs bytes_per_token checkpoints_per_job "
+        "provision_hours compile_hours eval_fraction spot_overhead epochs bytes_per_token checkpoints_per_job "
         "checkpoints_kept storage_bytes_per_s cores_per_gpu vcpus_per_core offers_as_of "
         "offers_not_covered"
     ),
@@ -303,7 +352,8 @@ TABLE_TITLES: dict[str, str] = {
 _SCENARIO = _names(
     "question workload setup shape knob task model method seq_len images_per_sample image_size "
     "train_tokens train_text_gb gpu gpus_per_node node_count gpu_count verdict_text hours "
-    "node_hours train_hours steps tokens_per_s tokens_per_s_per_gpu peak_gib usable_gib limit_gib "
+    "hours_low hours_high node_hours startup_hours load_hours train_hours eval_hours saving_hours "
+    "steps time_low time_high time_measured tokens_per_s tokens_per_s_per_gpu peak_gib usable_gib limit_gib "
     "headroom_gib allocated_gib allocated_low_gib allocated_high_gib stack precision quantization "
     "lora_rank lora_target lora_dropout checkpointing "
     "attention cross_entropy optimizer global_batch micro_batch dp gradient_accumulation "
@@ -314,10 +364,12 @@ _SCENARIO = _names(
     "seconds_per_token allocated_bytes device_bytes host_bytes network_bytes_per_token"
 )
 _OFFER = _names(
-    "offer provider instance_type region price_model usd_per_hour price_per_hour currency as_of "
-    "source scope notes"
+    "offer provider instance_type region price_model usd_per_hour price_per_hour currency "
+    "billing_granularity_s billing_minimum_s as_of source scope notes"
 )
-_COST = ("usd", "usd_per_million_tokens")
+_COST = _names(
+    "billed_hours usd usd_low usd_high usd_per_million_tokens job_usd_per_hour may_be_late may_be_dear"
+)
 _SHORT = _names("need have need_unit short short_ratio")
 VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "scenarios": ("A question, a setup and knobs: everything but prices.", _SCENARIO),
@@ -327,7 +379,7 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "cheapest": (
         "The first ten places of each question: one row a shape and kind of price.",
-        ("rank", *_SCENARIO, *_OFFER, "same_price", *_COST),
+        ("rank", "tie", *_SCENARIO, *_OFFER, "same_price", *_COST),
     ),
     "frontier": (
         "Of each question, what nothing else is both cheaper and faster than.",
@@ -342,8 +394,9 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             *_names("limit_name closest_by place"),
             *_SCENARIO,
-            *_names("offer provider instance_type region price_model usd_per_hour as_of source"),
-            *_names("usd over_budget"),
+            *_OFFER,
+            *_COST,
+            "over_budget",
             *_SHORT,
         ),
     ),
@@ -356,7 +409,7 @@ VIEWS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "best_by_shape": (
         "What a question can expect of a shape at any price; behind the rankings.",
-        _names("question shape on_spot setup knob hours"),
+        _names("question shape setup knob hours"),
     ),
     "near_misses": (
         "What came closest on a shape, for questions nothing on sale answers; behind nearest.",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweep.catalogs import Catalogs, load_catalogs
 from sweep.catalogs.stacks import DtypeRule, StackBook
+from sweep.catalogs.time_bands import TimeBand
 from sweep.errors import RunError, nearest
 from sweep.evidence.estimators import ESTIMATORS, estimate_all
 from sweep.evidence.tables import subject_of_scenario
@@ -40,12 +41,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One scenario taken apart; `row` is what the run says of it, `verdict` that in words."""
+    """One scenario taken apart; `row` is what the run says of it, `verdict` that in words.
+
+    `remarks` say what the verdict does not: that the high end of a band is past a limit.
+    """
 
     row: Mapping[str, Any]
     terms: tuple[Term, ...]
     verdict: str
     basis: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def value(self, section: str, name: str) -> float:
         """The value of one term."""
@@ -56,6 +61,7 @@ class Explanation:
         return {
             "scenario": {key: value for key, value in self.row.items() if value is not None},
             "verdict": self.verdict,
+            "remarks": list(self.remarks),
             "form_basis": list(self.basis),
             "terms": [
                 {
@@ -84,7 +90,7 @@ def _shown(term: Term) -> str:
     if term.unit == "s":
         return f"{term.value * 1e3:,.2f} ms" if abs(term.value) < 1.0 else f"{term.value:,.3f} s"
     if term.unit == "hours":
-        return f"{term.value:,.2f} h"
+        return f"{term.value:,.2f} h" if abs(term.value) >= 0.1 else f"{term.value * 60.0:,.2f} min"
     if term.unit == "usd":
         return f"{term.value:,.2f} USD"
     return f"{term.value:,.4g} {term.unit}".rstrip()
@@ -437,18 +443,59 @@ _MEMORY_TERMS = {
 }  # fmt: skip
 
 
-def job_terms(row: Mapping[str, Any], step_s: float) -> list[Term]:
-    """From the step to the job: steps, hours, and the price where the row has an offer."""
-    terms = [
-        Term("job", "steps", float(row["steps"]), "steps", "ceil(tokens x epochs / tokens a step)", _PAGE),
-        Term("job", "training", row["steps"] * step_s / HOUR_S, "hours", "steps x step", _PAGE),
-        Term("job", "whole job", float(row["hours"]), "hours", "start-up, training, evals, saving", "[job]"),
-    ]  # fmt: skip
-    if row.get("usd") is not None:
-        terms.append(
-            Term("job", "cost", row["usd"], "usd", "hours x nodes x usd_per_hour", str(row["source"]))
-        )  # fmt: skip
+def job_terms(row: Mapping[str, Any], step_s: float, band: TimeBand) -> list[Term]:
+    """From the step to the job: its parts, its band, and the bill where the row has an offer."""
+    terms: list[Term] = []
+
+    def add(name: str, value: float, unit: str, formula: str, source: str = "spec: job") -> None:
+        terms.append(Term("job", name, value, unit, formula, source))
+
+    training = row["steps"] * step_s / HOUR_S
+    loading, saving = row["load_hours"], row["saving_hours"]
+    preparing = row["startup_hours"] - loading
+    add("steps", float(row["steps"]), "steps", "ceil(tokens x epochs / tokens a step)", _PAGE)
+    add("nodes, images, compilation", preparing, "hours", "startup_minutes + compile_minutes")
+    add("reading the weights", loading, "hours", "on each node: weights / storage_gb_per_s")
+    add("training", training, "hours", "steps x step", _PAGE)
+    add("evaluation", row["eval_hours"], "hours", "training x eval_fraction / 3: forward only")
+    add("saving", saving, "hours", "checkpoints_per_job x bytes / (storage_gb_per_s x nodes)")
+    parts = preparing + loading + training + row["eval_hours"] + saving
+    if row.get("price_model") == "spot":
+        add("interruptions", row["hours"] - parts, "hours", "spot_overhead x the above")
+    add("whole job", float(row["hours"]), "hours", "sum of the above")
+    same = (row["time_low"], row["time_high"]) == (band.low, band.high)
+    source = band.provenance if same else "time_bands.csv as it was when the run was written"
+    for end, ratio in (("low", row["time_low"]), ("high", row["time_high"])):
+        formula = f"training and evaluation x {ratio:.3g}"
+        add(f"whole job, {end}", row[f"hours_{end}"], "hours", formula, source)
+    if row.get("usd") is None:
+        return terms
+    step = row["billing_granularity_s"]
+    least = f", at least {row['billing_minimum_s']:g} s" if row["billing_minimum_s"] > step else ""
+    by = f"steps of {step:g} s{least}, each node"
+    add("billed", row["billed_hours"], "hours", by, "billing.csv or the offer")
+    formula, source = "billed x nodes x usd_per_hour", str(row["source"])
+    add("cost", row["usd"], "usd", formula, source)
+    for end in ("low", "high"):
+        add(f"cost, {end}", row[f"usd_{end}"], "usd", f"the bill of the {end} end", source)
     return terms
+
+
+def remarks_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the high end of the band puts in doubt of a row that fits: the deadline, the budget."""
+    if row["verdict_text"] != "fits":
+        return ()
+    found = []
+    deadline, budget = row.get("deadline_hours"), row.get("max_usd")
+    if deadline is not None and row["hours_high"] > deadline:
+        found.append(
+            f"may miss the deadline: up to {row['hours_high']:,.3g} h, {deadline:g} h allowed"
+        )
+    if budget is not None and row.get("usd_high") is not None and row["usd_high"] > budget:
+        found.append(
+            f"may exceed the budget: up to {row['usd_high']:,.2f} USD, {budget:,.2f} allowed"
+        )
+    return tuple(found)
 
 
 # Filters of `explain_row` that the ranking macro takes, by its parameter's name.
@@ -463,7 +510,8 @@ _RANKING_FILTERS = {
 }
 _OFFER_FILTERS = ("provider", "region", "price_model", "instance_type")
 _SETUP_FIGURES = """
-    s.usable_bytes, s.link_bytes_per_s, s.network_bytes_per_s, s.rdma, s.host_ram_bytes, s.vcpus
+    s.usable_bytes, s.link_bytes_per_s, s.network_bytes_per_s, s.rdma, s.host_ram_bytes, s.vcpus,
+    r.deadline_hours, r.max_usd
 """
 
 
@@ -514,7 +562,7 @@ def explain_row(
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     query = (
         f"SELECT c.*, {_SETUP_FIGURES} FROM {rows} AS c JOIN setups AS s USING (setup) "
-        f"{where} ORDER BY {order} LIMIT 1"
+        f"CROSS JOIN run AS r {where} ORDER BY {order} LIMIT 1"
     )
     with open_results(folder) as results:
         found = results.rows(query, values)
@@ -577,5 +625,9 @@ def explain_scenario(
     terms += time_terms(found, rates, dtype)
     step_s = found.step_seconds(rates, dtype)
     if row.get("steps") is not None and rates.peaks[dtype] is not None:
-        terms += job_terms(row, step_s)
-    return Explanation(dict(row), tuple(terms), str(row["verdict_text"]), found.basis)
+        gpu = catalogs.gpus[str(row["gpu"])]
+        band = book.time_band(scenario.program.stack, scenario.program.method, gpu)
+        terms += job_terms(row, step_s, band)
+    return Explanation(
+        dict(row), tuple(terms), str(row["verdict_text"]), found.basis, remarks_of(row)
+    )

@@ -18,20 +18,22 @@ from sweep.manifest import write_durably
 from sweep.spec import Hardware, Owned, Results, Spec
 
 if TYPE_CHECKING:
-    from sweep.catalogs import Catalogs
+    from sweep.catalogs import PriceCatalogs
     from sweep.plan.setups import PricedOffer, Shape
+    from sweep.results import Results as OpenResults
 
 # What a run remembers about its prices. The name starts with a dot: it is no file of the results.
 RECORD_NAME = ".prices.json"
 # Files whose content decides which offers there are, for which machines, at what price in USD.
-_PRICE_FILES = ("offers.csv", "exchange_rates.csv", "instances.csv", "gpus.csv")
+_PRICE_FILES = ("offers.csv", "billing.csv", "exchange_rates.csv", "instances.csv", "gpus.csv")
 # What identifies a kind of node among the columns of setups. Memory and links of a GPU are left out:
 # a corrected figure does not make it another machine.
 _NODE_COLUMNS = (
     "gpu", "gpus_per_node", "node_count", "network_bytes_per_s", "network_assumed", "rdma",
     "host_ram_bytes", "vcpus", "local_nvme_bytes",
 )  # fmt: skip
-_OFFER_COLUMNS = ("shape", "provider", "instance_type", "region", "price_model", "usd_per_hour")
+_OFFER_NAMES = ("shape", "provider", "instance_type", "region", "price_model")
+_OFFER_COLUMNS = (*_OFFER_NAMES, "usd_per_hour", "billing_granularity_s", "billing_minimum_s")
 
 
 @dataclass(frozen=True)
@@ -149,49 +151,63 @@ def reprice(folder: Path, today: dt.date | None = None) -> Repriced | None:
 
     today = today or dt.date.today()
     manifest = load_manifest(folder)
-    open_results(folder).close()  # builds or repairs the database: it is compared below
-    record = _read_record(folder)
-    path = spec_place(folder)
-    spec = spec_of_run(manifest.spec, path)
-    for entry in (*spec.hardware.catalogs, *spec.hardware.offers):
-        if not Path(entry).exists():
-            raise RunError(f"{entry}: the run's spec names it, but it is not there any more")
-    sha256 = prices_sha256(spec, today)
-    stamp = _database_stamp(folder)
-    if record.get("prices_sha256") == sha256 and record.get("database") == stamp:
-        return None
-    found = _refresh(folder, spec, today)
+    with open_results(folder) as results:  # builds or repairs the database: it is compared below
+        record = _read_record(folder)
+        path = spec_place(folder)
+        spec = spec_of_run(manifest.spec, path)
+        for entry in (*spec.hardware.catalogs, *spec.hardware.offers):
+            if not Path(entry).exists():
+                raise RunError(f"{entry}: the run's spec names it, but it is not there any more")
+        sha256 = prices_sha256(spec, today)
+        stamp = _database_stamp(folder)
+        if record.get("prices_sha256") == sha256 and record.get("database") == stamp:
+            return None
+        before = _ranked_by(results)
+    found = _refresh(folder, spec, today, before)
     # A folder that cannot be written can still be ranked: then this is looked at again next time.
     with contextlib.suppress(RunError):
         remember_prices(folder, path, sha256, places_shown(folder))
     return found
 
 
-def _refresh(folder: Path, spec: Spec, today: dt.date) -> Repriced:
-    from sweep.catalogs import load_catalogs
+@dataclass(frozen=True)
+class _Ranked:
+    """What a run is ranked by so far: its setups and offers, and how many offers it has none of."""
+
+    setups: Sequence[Mapping[str, Any]]
+    offers: Sequence[Mapping[str, Any]]
+    not_covered: int
+
+
+def _ranked_by(results: OpenResults) -> _Ranked:
+    (run,) = results.rows("SELECT offers_not_covered FROM run")
+    return _Ranked(
+        results.rows("SELECT * FROM setups ORDER BY setup"),
+        results.rows(f"SELECT {', '.join(_OFFER_COLUMNS)} FROM offers"),
+        run["offers_not_covered"],
+    )
+
+
+def _refresh(folder: Path, spec: Spec, today: dt.date, before: _Ranked) -> Repriced:
+    from sweep.catalogs import load_price_catalogs
     from sweep.plan.dimensions import covered_offers
     from sweep.plan.setups import priced_offers
-    from sweep.results import open_results, refresh_offers
+    from sweep.results import refresh_offers
 
-    with open_results(folder) as results:
-        setups = results.rows("SELECT * FROM setups ORDER BY setup")
-        names = ", ".join(_OFFER_COLUMNS)
-        before = results.rows(f"SELECT {names} FROM offers")
-        (run,) = results.rows("SELECT offers_not_covered FROM run")
-    catalogs = load_catalogs([Path(entry) for entry in spec.hardware.catalogs])
+    catalogs = load_price_catalogs([Path(entry) for entry in spec.hardware.catalogs])
     offers = priced_offers(spec, catalogs, today)
-    shapes = _run_shapes(spec, setups, offers, catalogs)
+    shapes = _run_shapes(spec, before.setups, offers, catalogs)
     columns, not_covered = covered_offers(shapes, offers)
     refresh_offers(folder, columns, not_covered=not_covered)
     after = zip(*(columns[name] for name in _OFFER_COLUMNS), strict=True)
-    return _compare(before, after, not_covered, run["offers_not_covered"])
+    return _compare(before.offers, after, not_covered, before.not_covered)
 
 
 def _run_shapes(
     spec: Spec,
     setups: Sequence[Mapping[str, Any]],
     offers: Sequence[PricedOffer],
-    catalogs: Catalogs,
+    catalogs: PriceCatalogs,
 ) -> list[Shape | None]:
     """Today's shapes in the places the run numbered them; None where no offer has that shape now.
 
@@ -235,12 +251,13 @@ def _compare(
     not_covered: int,
     not_covered_before: int,
 ) -> Repriced:
-    """Offers by (shape, provider, instance, region, price model) and price, then and now."""
+    """Offers by (shape, provider, instance, region, price model) and what is paid, then and now."""
 
-    def by_name(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], list[float]]:
-        prices: dict[tuple[Any, ...], list[float]] = {}
-        for *name, usd_per_hour in rows:
-            prices.setdefault(tuple(name), []).append(usd_per_hour)
+    def by_name(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:
+        prices: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        for row in rows:
+            name, paid = row[: len(_OFFER_NAMES)], row[len(_OFFER_NAMES) :]
+            prices.setdefault(name, []).append(paid)
         return {name: sorted(found) for name, found in prices.items()}
 
     then = by_name(tuple(row[name] for name in _OFFER_COLUMNS) for row in before)

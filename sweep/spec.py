@@ -153,9 +153,14 @@ class Job:
     """What a job spends beside its training steps. Every default here is assumed, not measured."""
 
     startup_minutes: float = setting(
-        15.0,
+        10.0,
         Rule(float, "minutes", low=0.0, high=10080.0),
-        "Paid minutes before the first step: nodes, images, weights, data. Assumed.",
+        "Paid minutes before the weights are read: nodes, images, environment. Assumed.",
+    )
+    compile_minutes: float = setting(
+        1.0,
+        Rule(float, "minutes", low=0.0, high=10080.0),
+        "Paid minutes of compilation and warm-up before steps run at their pace. Assumed.",
     )
     checkpoints_per_job: int = setting(
         4, count(100000, "checkpoints", low=0), "Checkpoints written during a job. Assumed."
@@ -163,7 +168,8 @@ class Job:
     storage_gb_per_s: float = setting(
         1.0,
         Rule(float, "GB/s per node", above=0.0, high=1000.0),
-        "Speed at which a node reads weights and writes checkpoints. Assumed.",
+        "Speed at which a node reads the weights, all of them, and writes its share of checkpoints. "
+        "Assumed.",
     )
     eval_fraction: float = setting(
         0.01,

@@ -37,7 +37,8 @@ def run_columns(**changes: Any) -> dict[str, list[Any]]:
         "deadline_hours": 24.0,
         "max_usd": None,
         "memory_headroom": 0.05,
-        "startup_hours": 0.25,
+        "provision_hours": 0.2,
+        "compile_hours": 0.01,
         "eval_fraction": 0.01,
         "spot_overhead": 0.15,
         "epochs": 2.0,
@@ -99,6 +100,7 @@ def setup_columns(shapes: int, nodes: tuple[int, ...]) -> dict[str, Any]:
         "host_ram_bytes": [None if i % 7 == 3 else int(500 * GIB) for i in shape],
         "vcpus": [None if i % 7 == 3 else 96.0 for i in shape],
         "local_nvme_bytes": [None if i % 4 == 3 else 2_000_000_000_000 for i in shape],
+        "time_measured": (shape % 4 != 1),
     }
 
 
@@ -107,7 +109,7 @@ def knob_columns(ids: np.ndarray) -> dict[str, Any]:
     count = len(ids)
     return {
         "knob": ids,
-        "stack": ["hf"] * count,
+        "stack": ["hf" if i % 4 else "megatron" for i in ids],
         "precision": ["bf16"] * count,
         "quantization": ["none"] * count,
         "lora_rank": np.full(count, 16),
@@ -128,6 +130,10 @@ def knob_columns(ids: np.ndarray) -> dict[str, Any]:
         "micro_batch": 2 ** (ids % 3),
         "memory_low": np.full(count, 0.98),
         "memory_high": np.full(count, 1.02),
+        "measured_time_low": np.where(ids % 2 == 0, 0.9, 0.8),
+        "measured_time_high": np.where(ids % 2 == 0, 1.1, 1.25),
+        "unmeasured_time_low": np.full(count, 0.6),
+        "unmeasured_time_high": np.full(count, 1.8),
     }
 
 
@@ -149,6 +155,8 @@ def offer_columns(count: int, shapes: int, rng: np.random.Generator) -> dict[str
         "price_per_hour": usd,
         "currency": ["USD"] * count,
         "usd_per_hour": usd,
+        "billing_granularity_s": [(1.0, 60.0, 3600.0)[i] for i in rng.integers(0, 3, count)],
+        "billing_minimum_s": [(0.0, 60.0, 3600.0)[i] for i in rng.integers(0, 3, count)],
         "as_of": [None] * count,
         "source": ["made-up"] * count,
         "scope": ["instance"] * count,

@@ -221,7 +221,13 @@ CASES = [
 @pytest.fixture(scope="module")
 def small_catalogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("catalogs")
-    for name in ("gpus.csv", "instances.csv", "exchange_rates.csv", "sources.csv"):
+    for name in (
+        "gpus.csv",
+        "instances.csv",
+        "exchange_rates.csv",
+        "sources.csv",
+        "billing.csv",
+    ):
         shutil.copy(shipped_folder() / name, folder / name)
     with (
         (shipped_folder() / "offers.csv").open(newline="", encoding="utf-8") as source,

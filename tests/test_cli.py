@@ -7,6 +7,7 @@ import csv
 import datetime as dt
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -282,6 +283,7 @@ def test_top_names_everything_of_the_winner_and_the_next(
         f"{row['stack']}, {row['precision']}, {row['optimizer']}, zero {row['zero_stage']}, ",
         f"dp {row['dp']}",
         f"micro-batch {row['micro_batch']}, checkpointing {row['checkpointing']}",
+        f"band    {words.money_band(row)}, {words.hours_band(row)}",
         f"{row['cpu_cores_needed']:g} CPU cores", f"{row['host_ram_needed_gib']:,.0f} GiB RAM",
         f"{row['disk_needed_gb']:,.0f} GB disk",
         words.rented(other), words.percent_more(other["usd"], row["usd"]),
@@ -328,8 +330,72 @@ def test_a_list_gives_each_question_an_answer(home: Path, rows: list[dict[str, A
         for expected in (words.machine(row), words.rented(row), words.hours(row["hours"]),
                          words.money(row["usd"])):  # fmt: skip
             assert expected in lines[at]
-        assert words.needs(row) in lines[at + 1]
-        assert f"price of {row['as_of']}" in lines[at + 1]
+        band = f"{words.hours_band(row)}{' late?' if row['may_be_late'] else ''}, "
+        assert f" {band}{words.money_band(row)}" in lines[at + 1]
+        assert words.needs(row) in lines[at + 2]
+        assert f"price of {row['as_of']}" in lines[at + 2]
+
+
+def write_bands(folder: Path, low: float, high: float) -> None:
+    """Bands of one's own that hold for every stack, method and GPU."""
+    header = "stack,method,gpu,low,high,points,sources,basis,source,checked"
+    rows = [f"{stack},*,*,{low},{high},7,2,mine,sweep-assumed,2026-11-21" for stack in ("hf", "*")]
+    rows += [f"{stack},*,unmeasured,1,1,7,2,mine,sweep-assumed,2026-11-21" for stack in ("hf", "*")]
+    (folder / "time_bands.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def test_bands_of_ones_own_say_what_is_no_winner_and_what_may_be_late(copy: Path) -> None:
+    out = copy / "out"
+    for low, high in ((1.0, 1.0), (0.2, 20.0)):
+        write_bands(copy / "mine", low, high)
+        said = apart("run", "made-up.toml", "--out", "out", "--no-ranking", cwd=copy).stderr
+        assert "were decided before" in said
+        found = json.loads(done("top", out, "--json", "--limit", 2))["questions"]
+        ranked = [one["ranking"] for one in found if len(one["ranking"]) == 2]
+        assert ranked
+        first, second = ranked[0]
+        unlike = (first["gpu"], first["stack"]) != (second["gpu"], second["stack"])
+        question = ("--question", first["question"])
+        text = " ".join(done("top", out, *question, "--limit", 2).split())
+        listed = " ".join(done("top", out, "--list", *question).split())
+        why = json.loads(done("explain", out, *question, "--json"))
+        if high == 1.0:
+            assert not first["tie"]
+            assert not second["tie"]
+            assert first["hours_low"] == first["hours"] == first["hours_high"]
+            assert "not a winner" not in text
+            assert "may miss the deadline" not in text
+            assert f"next {words.percent_more(second['usd'], first['usd'])}: " in listed
+            assert why["remarks"] == []
+        else:
+            assert unlike
+            assert first["tie"]
+            assert second["tie"]
+            assert "places 1-2 lie within the band of the prediction: not a winner" in text
+            assert f"{words.percent_more(second['usd'], first['usd'])}, tie" in text
+            assert f"tie {words.percent_more(second['usd'], first['usd'])}: " in listed
+            late = first["hours_high"] > 24
+            assert first["may_be_late"] == late
+            assert ("may miss the deadline" in text) == (late or second["may_be_late"])
+            assert bool(why["remarks"]) == late
+        sources = [term["source"] for term in why["terms"] if term["name"] == "whole job, high"]
+        assert sources == ["time_bands.csv: hf *, 7 points of 2 sources"]
+
+
+def test_a_bill_in_coarser_steps_ranks_anew_without_a_sweep(copy: Path) -> None:
+    out = copy / "out"
+    before = best_offer(out)
+    header = "provider,instance_type,granularity_s,minimum_s,source,locator,checked,notes,assumed"
+    row = f"{before['provider']},*,3600,3600,sweep-assumed,,2026-11-21,,granularity_s"
+    (copy / "mine" / "billing.csv").write_text(f"{header}\n{row}\n")
+    found = sweep("top", out, "--provider", before["provider"], "--json")
+    assert "prices have changed since this run was last ranked" in found.stderr
+    for question in json.loads(found.stdout)["questions"]:
+        for one in question["ranking"]:
+            assert one["billed_hours"] == max(1.0, math.ceil(one["hours"] - 1e-6))
+            usd = one["billed_hours"] * one["node_count"] * one["usd_per_hour"]
+            assert one["usd"] == pytest.approx(usd, rel=1e-12)
+    assert best_offer(out)["usd"] >= before["usd"]
 
 
 def test_top_as_json_is_what_the_database_has(home: Path, rows: list[dict[str, Any]]) -> None:
@@ -706,7 +772,7 @@ def test_explain_refuses_what_there_is_not(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("models", 150), ("gpus", 45), ("instances", 100), ("offers", 2000), ("rates", 3),
+    [("models", 150), ("gpus", 45), ("instances", 100), ("offers", 2000), ("rates", 3), ("billing", 20),
      ("stacks", 2), ("sources", 30)],
 )  # fmt: skip
 def test_catalogs_are_listed(kind: str, least: int) -> None:
@@ -1114,6 +1180,8 @@ def test_the_offers_of_the_same_prices_are_the_same(
         (words.count_of(1200, "node"), "1,200 nodes"),
         (words.percent_more(1.06, 1.0), "+6%"),
         (words.percent_more(3.0, 1.0), "x 3.0"),
+        (words.money_band({"usd_low": 3.456, "usd_high": 131.4}), "$3.46 to $131"),
+        (words.hours_band({"hours_low": 0.5, "hours_high": 12.34}), "0.50 to 12.3 h"),
         (words.disk(999.0), "999 GB"),
         (words.disk(20130.0), "20.1 TB"),
         (words.gbps(0.0731), "0.073 Gbit/s"),
@@ -1122,6 +1190,35 @@ def test_the_offers_of_the_same_prices_are_the_same(
 )
 def test_figures_in_words(found: str, expected: str) -> None:
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("step", "least", "said"),
+    [
+        (1.0, 60.0, "billed by the second"),
+        (60.0, 0.0, "billed by the minute"),
+        (3600.0, 3600.0, "billed by the hour"),
+        (1.0, 3600.0, "billed by the second, at least 3,600 s"),
+        (600.0, 0.0, "billed in steps of 600 s"),
+    ],
+)
+def test_bills_in_words(step: float, least: float, said: str) -> None:
+    assert words.billing({"billing_granularity_s": step, "billing_minimum_s": least}) == said
+
+
+@pytest.mark.parametrize(
+    ("ties", "said"),
+    [
+        ([False, False], ""),
+        ([True], "a place not shown lies within the band of the prediction: not a winner by evidence"),
+        ([True, False, True],
+         "places 1, 3 lie within the band of the prediction: not a winner by evidence"),
+        ([True, True, True, False, True],
+         "places 1-3, 5 lie within the band of the prediction: not a winner by evidence"),
+    ],
+)  # fmt: skip
+def test_ties_in_words(ties: list[bool], said: str) -> None:
+    assert words.ties([{"rank": i + 1, "tie": tie} for i, tie in enumerate(ties)]) == said
 
 
 def test_what_a_machine_lacks_or_nobody_states_is_marked() -> None:

@@ -16,7 +16,7 @@ from conftest import DATA, TODAY
 from sweep import engine
 from sweep.catalogs import Catalogs, load_catalogs
 from sweep.errors import RunError
-from sweep.explain import Explanation, Term, explain_row, explain_scenario
+from sweep.explain import Explanation, Term, explain_row, explain_scenario, remarks_of
 from sweep.kernels.tables import Verdict
 from sweep.plan import Plan, build_plan
 from sweep.rerank import prices_sha256, remember_prices
@@ -213,12 +213,40 @@ def test_hours_and_dollars_add_up_to_the_job(everything: Results, catalogs: Cata
             * row["checkpoint_bytes"]
             / (run["storage_bytes_per_s"] * row["node_count"])
         )
-        hours = run["startup_hours"] + training * (1 + run["eval_fraction"]) + saving_s / 3600
-        hours *= 1 + run["spot_overhead"] if row["price_model"] == "spot" else 1
-        assert job["whole job"].value == pytest.approx(hours, rel=1e-6)
-        usd = hours * row["node_count"] * row["usd_per_hour"]
-        assert job["cost"].value == pytest.approx(usd, rel=1e-6)
+        reading_s = row["weights_bytes"] / run["storage_bytes_per_s"]
+        assert job["reading the weights"].value == pytest.approx(reading_s / 3600, rel=1e-6)
+        fixed = run["provision_hours"] + run["compile_hours"] + (reading_s + saving_s) / 3600
+        spot = 1 + run["spot_overhead"] if row["price_model"] == "spot" else 1
+        assert ("interruptions" in job) == (spot != 1)
+        names = ("nodes, images, compilation", "reading the weights", "training", "evaluation",
+                 "saving", "interruptions")  # fmt: skip
+        parts = math.fsum(job[name].value for name in names if name in job)
+        assert job["whole job"].value == pytest.approx(parts, rel=1e-6)
+        band = catalogs.stacks.time_band(row["stack"], row["method"], catalogs.gpus[row["gpu"]])
+        for end, ratio in (("", 1.0), (", low", band.low), (", high", band.high)):
+            hours = (fixed + training * (1 + run["eval_fraction"]) * ratio) * spot
+            assert job[f"whole job{end}"].value == pytest.approx(hours, rel=1e-6)
+            usd = hours * row["node_count"] * row["usd_per_hour"]
+            # The quotes of these tests are billed by the minute: a minute more at most.
+            more = row["node_count"] * row["usd_per_hour"] / 60 * (1 + 1e-6)
+            assert usd * (1 - 1e-6) <= job[f"cost{end}"].value <= usd * (1 + 1e-6) + more
+        assert job["whole job, low"].source == band.provenance
+        assert job["billed"].value * 60 == pytest.approx(round(job["billed"].value * 60))
         assert job["cost"].source == "user quote"
+
+
+def test_only_an_answer_at_its_high_end_past_a_limit_is_in_doubt() -> None:
+    row = {"verdict_text": "fits", "hours_high": 30.4, "usd_high": 510.0, "deadline_hours": 24.0,
+           "max_usd": 500.0}  # fmt: skip
+    late, dear = remarks_of(row)
+    assert late == "may miss the deadline: up to 30.4 h, 24 h allowed"
+    assert dear == "may exceed the budget: up to 510.00 USD, 500.00 allowed"
+    assert remarks_of({**row, "deadline_hours": 30.4, "max_usd": 510.0}) == ()
+    assert remarks_of({**row, "deadline_hours": None, "max_usd": None}) == ()
+    # A setup without an offer has hours, but no bill.
+    assert remarks_of({**row, "usd_high": None}) == (late,)
+    # What misses the limit as expected needs no doubt.
+    assert remarks_of({**row, "verdict_text": "past_deadline"}) == ()
 
 
 def test_the_best_row_is_explained_without_saying_which(

@@ -24,7 +24,7 @@ from sweep.errors import CatalogError, PlanError, SweepError
 from sweep.kernels.tables import ATTENTION_S, EXPERT, LINEAR, MATMUL_BF16_S
 from sweep.plan import Plan, build_plan, windows_beyond
 from sweep.plan.cases import build_case
-from sweep.plan.dimensions import knob_columns, question_columns, workload_columns
+from sweep.plan.dimensions import knob_columns, question_columns, run_columns, workload_columns
 from sweep.plan.programs import PROGRAM_COLUMNS, Program
 from sweep.plan.setups import offer_columns, setup_columns
 from sweep.plan.shapes import model_shape
@@ -263,6 +263,48 @@ def test_knob_numbers_stand_for_their_values(small_plan: Plan) -> None:
             assert columns[name][at] == value
         assert columns["micro_batch"][at] == small_plan.micro_batches[micro]
         assert columns["global_batch"][at] == small_plan.global_batches[batch]
+
+
+def test_knobs_and_setups_say_which_band_of_time_holds(make_plan: MakePlan, tmp_path: Path) -> None:
+    header = "stack,method,gpu,low,high,points,sources,basis,source,checked"
+    bands = {("hf", "*", "*"): (0.9, 1.2), ("hf", "lora", "*"): (0.8, 1.3),
+             ("*", "*", "unmeasured"): (0.5, 2.0)}  # fmt: skip
+    (tmp_path / "time_bands.csv").write_text(
+        "\n".join(
+            [header]
+            + [
+                f"{','.join(key)},{low},{high},5,2,mine,sweep-assumed,2026-11-21"
+                for key, (low, high) in bands.items()
+            ]
+        )
+    )
+    mine = load_catalogs([tmp_path])
+    hardware = 'gpus = ["H100-SXM-80GB", "RTX-4090"]'
+    axes = 'models = ["Llama-3-8B"]\nmethods = ["full", "lora"]'
+    plan = make_plan(spec_text(axes, hardware=hardware), catalogs=mine)
+    columns = knob_columns(plan, np.arange(plan.knob_count, dtype=np.uint32))
+    per_program = plan.knob_count // len(plan.programs)
+    assert {program.method for program in plan.programs} == {"full", "lora"}
+    for number, program in enumerate(plan.programs):
+        low, high = bands.get(("hf", program.method, "*"), bands["hf", "*", "*"])
+        at = number * per_program
+        assert columns["measured_time_low"][at] == low
+        assert columns["measured_time_high"][at] == high
+        assert columns["unmeasured_time_low"][at] == pytest.approx(low * 0.5)
+        assert columns["unmeasured_time_high"][at] == pytest.approx(high * 2.0)
+    setups = setup_columns(plan.setups, plan.hardware_shapes, plan.rates, plan.gpus)
+    for gpu, measured in zip(setups["gpu"], setups["time_measured"], strict=True):
+        assert measured == mine.stacks.time_measured(plan.gpus[gpu])
+
+
+def test_a_job_says_what_it_spends_before_the_first_step(make_plan: MakePlan) -> None:
+    text = spec_text(rest="[job]\nstartup_minutes = 30\ncompile_minutes = 6\neval_fraction = 0.3")
+    spec = make_plan(text).spec
+    columns = run_columns(spec, [], 0, "1")
+    assert columns["provision_hours"] == [0.5]
+    assert columns["compile_hours"] == [0.1]
+    # Evaluation is the forward pass alone, a third of a step.
+    assert columns["eval_fraction"] == [pytest.approx(0.1)]
 
 
 # -- models and questions ------------------------------------------------------------------------

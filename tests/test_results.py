@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 import shutil
@@ -54,7 +55,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "no_limits": {"deadline_hours": None, "offers": 25},
     "hours": {"objective": "hours"},
     "hours_with_budget": {"objective": "hours", "max_usd": 12.0},
-    "hardly_possible": {"deadline_hours": 0.6, "max_usd": 3.0, "tokens": (1e8, 1e10)},
+    "hardly_possible": {"deadline_hours": 0.6, "max_usd": 2.0, "tokens": (1e8, 1e10)},
     "few_prices": {"offers": 6, "deadline_hours": 3.0},
     "keep_all": {"facts": several_knobs_each(), "keep": "all", "deadline_hours": 2.0},
 }
@@ -114,18 +115,26 @@ class Plain:
             train = row["steps"] * batch_tokens * fact["seconds_per_token"] / 3600
             written = run["checkpoints_per_job"] * workload["checkpoint_bytes"]
             writing = written / (run["storage_bytes_per_s"] * setup["node_count"]) / 3600
-            row["hours"] = run["startup_hours"] + train * (1 + run["eval_fraction"]) + writing
+            reading = workload["weights_bytes"] / run["storage_bytes_per_s"] / 3600
+            fixed = run["provision_hours"] + reading + run["compile_hours"] + writing
+            stepping = train * (1 + run["eval_fraction"])
+            kind = "measured" if setup["time_measured"] else "unmeasured"
+            row["hours"] = fixed + stepping
+            row["hours_low"] = fixed + stepping * knob[f"{kind}_time_low"]
+            row["hours_high"] = fixed + stepping * knob[f"{kind}_time_high"]
+            row["stack"] = knob["stack"]
         late = fact["verdict"] == 0 and row["hours"] > self.deadline
         row["verdict_text"] = "past_deadline" if late else columns.VERDICTS[fact["verdict"]]
         return row
 
     def best_offers(self, **wanted: str) -> list[tuple[Row, float]]:
-        """The cheapest ranked offer of each shape and kind of price, with its time factor."""
-        best: dict[tuple[int, bool], Row] = {}
+        """The cheapest ranked offer of each shape, kind of price and kind of bill, with its time factor."""
+        best: dict[tuple[Any, ...], Row] = {}
         for offer in self.offers.values():
             if not offer["rankable"] or any(offer[key] != wanted[key] for key in wanted):
                 continue
-            place = (offer["shape"], offer["price_model"] == "spot")
+            bill = offer["billing_granularity_s"], offer["billing_minimum_s"]
+            place = (offer["shape"], offer["price_model"] == "spot", *bill)
             order = ("usd_per_hour", "provider", "region", "offer")
             if place not in best or [offer[k] for k in order] < [best[place][k] for k in order]:
                 best[place] = offer
@@ -137,8 +146,10 @@ class Plain:
         return [
             {
                 **row,
-                "hours": row["hours"] * factor,
-                "usd": row["hours"] * factor * row["node_count"] * offer["usd_per_hour"],
+                **{name: row[name] * factor for name in ("hours", "hours_low", "hours_high")},
+                "usd": paid(row["hours"] * factor, row, offer),
+                "usd_low": paid(row["hours_low"] * factor, row, offer),
+                "usd_high": paid(row["hours_high"] * factor, row, offer),
                 "offer": offer["offer"],
                 "provider": offer["provider"],
                 "spot": factor != 1.0,
@@ -164,6 +175,14 @@ class Plain:
         return sorted(best.values(), key=self.weight)
 
 
+def paid(hours: float, row: Row, offer: Row) -> float:
+    """What an offer's nodes cost for so many hours, by its steps."""
+    steps = math.ceil(hours * 3600 / offer["billing_granularity_s"] - 1e-6)
+    seconds = max(steps * offer["billing_granularity_s"], offer["billing_minimum_s"])
+    cost: float = seconds / 3600 * row["node_count"] * offer["usd_per_hour"]
+    return cost
+
+
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> Plain:
     return Plain(folder)
@@ -186,7 +205,12 @@ def test_scenarios_have_every_fact_and_its_hours(opened: results.Results, plain:
     for row in wanted:
         there = found[keys(row)]
         assert there["verdict_text"] == row["verdict_text"]
-        assert close(there["hours"], row["hours"] if row["seconds_per_token"] else None)
+        for name in ("hours", "hours_low", "hours_high"):
+            assert close(there[name], row[name] if row["seconds_per_token"] else None)
+        if row["seconds_per_token"]:
+            parts = ("startup_hours", "train_hours", "eval_hours", "saving_hours")
+            assert math.isclose(math.fsum(there[name] for name in parts), row["hours"])
+            assert there["hours_low"] < there["hours"] < there["hours_high"]
         assert there["gpu"] == row["gpu"]
 
 
@@ -242,8 +266,12 @@ def test_priced_is_every_offer_of_every_scenario_that_fits(
     assert len(found) == len(wanted) > 100
     for row in found:
         there = wanted[*keys(row), row["offer"]]
-        assert close(row["hours"], there["hours"])
-        assert close(row["usd"], there["usd"])
+        for name in ("hours", "hours_low", "hours_high", "usd", "usd_low", "usd_high"):
+            assert close(row[name], there[name])
+        assert row["billed_hours"] >= row["hours"] - 1e-6
+        assert close(row["usd"], row["billed_hours"] * row["job_usd_per_hour"])
+        assert row["may_be_late"] == (row["hours_high"] > plain.deadline)
+        assert row["may_be_dear"] == (row["usd_high"] > plain.budget)
         tokens = row["train_tokens"] * plain.run["epochs"]
         assert close(row["usd_per_million_tokens"], row["usd"] / tokens * 1e6)
         assert row["past_deadline"] == (row["hours"] > plain.deadline)
@@ -258,8 +286,8 @@ def assert_ranking(found: list[Row], wanted: list[Row]) -> None:
         (*keys(row), row["offer"]) for row in wanted
     ]
     for row, there in zip(found, wanted, strict=True):
-        assert close(row["usd"], there["usd"])
-        assert close(row["hours"], there["hours"])
+        for name in ("hours", "hours_low", "hours_high", "usd", "usd_low", "usd_high"):
+            assert close(row[name], there[name])
 
 
 def test_cheapest_ranks_shapes_at_their_best(opened: results.Results, plain: Plain) -> None:
@@ -269,6 +297,124 @@ def test_cheapest_ranks_shapes_at_their_best(opened: results.Results, plain: Pla
     assert_ranking(found, wanted)
     expected = [i + 1 for q in plain.questions for i in range(len(plain.ranking(q, offers)[:10]))]
     assert [row["rank"] for row in found] == expected
+
+
+def tie(best: Row, other: Row, measure: str) -> bool:
+    """Whether the bands do not tell another choice from the best."""
+    low, high = f"{measure}_low", f"{measure}_high"
+    if (best["stack"], best["gpu"]) == (other["stack"], other["gpu"]):
+        return bool(other[measure] <= best[measure] * 1.02)
+    up, down = math.log(best[high] / best[measure]), math.log(other[measure] / other[low])
+    return bool(other[measure] <= best[measure] * math.exp(math.hypot(up, down)))
+
+
+@pytest.mark.parametrize("places", [1, 2, 6])
+def test_ties_are_what_the_bands_do_not_tell_apart(
+    opened: results.Results, plain: Plain, places: int
+) -> None:
+    measure = "hours" if plain.run["objective"] == "hours" else "usd"
+    query = f"SELECT question, rank, tie FROM cheapest_among(places := {places})"
+    found = {(row["question"], row["rank"]): row["tie"] for row in opened.rows(query)}
+    offers = plain.best_offers()
+    seen = set()
+    for question in plain.questions:
+        ranked = plain.ranking(question, offers)[: max(places, 2)]
+        ties = [tie(ranked[0], row, measure) for row in ranked[1:]]
+        for rank, tied in enumerate([any(ties), *ties][:places], start=1):
+            if rank <= len(ranked):
+                assert found.pop((question, rank)) == tied, (question, rank)
+                seen.add(tied)
+    assert not found
+    if plain.run["max_usd"] is None:  # else few setups are left to compare
+        assert seen == {False, True}
+
+
+# best, its high end, another, its low end, whether both err together
+TIES = [
+    # Bands of a factor e^0.3 up and e^0.4 down: together e^0.5, a factor of 1.649.
+    ((1.0, math.exp(0.3), 1.64, 1.64 * math.exp(-0.4), False), True),
+    ((1.0, math.exp(0.3), 1.66, 1.66 * math.exp(-0.4), False), False),
+    # Whatever the bands, what errs together differs by its cost alone.
+    ((100.0, 150.0, 101.9, 70.0, True), True),
+    ((100.0, 150.0, 102.1, 70.0, True), False),
+    # No band at all: only equals tie.
+    ((5.0, 5.0, 5.0, 5.0, False), True),
+    ((5.0, 5.0, 5.001, 5.001, False), False),
+    # Machines already paid for cost nothing, whichever they are.
+    ((0.0, 0.0, 0.0, 0.0, False), True),
+    ((0.0, 0.0, 1.0, 0.5, False), False),
+]
+
+
+@pytest.mark.parametrize(("numbers", "expected"), TIES)
+def test_a_tie_takes_both_errors(
+    usd_folder: Path, numbers: tuple[Any, ...], expected: bool
+) -> None:
+    with results.open_results(usd_folder) as run:
+        query = "SELECT tied($1::DOUBLE, $2::DOUBLE, $3::DOUBLE, $4::DOUBLE, $5) AS tie"
+        assert run.rows(query, list(numbers)) == [{"tie": expected}]
+
+
+# hours, step [s], minimum [s], hours paid for
+BILLS = [
+    (1.0, 1, 60, 1.0),
+    (1.0, 3600, 3600, 1.0),
+    (1.0001, 3600, 0, 2.0),
+    (0.001, 1, 60, 60 / 3600),
+    (0.001, 60, 0, 60 / 3600),
+    (0.2, 3600, 3600, 1.0),
+    (0.2, 1, 3600, 1.0),
+    (2.5, 1, 3600, 2.5),
+    # The sum 0.1 + 0.2 is over 0.3 by rounding: that is no further step.
+    ((0.1 + 0.2) / 0.3, 3600, 0, 1.0),
+]
+
+
+@pytest.mark.parametrize(("hours", "step", "least", "paid_hours"), BILLS)
+def test_a_bill_is_whole_steps(
+    usd_folder: Path, hours: float, step: float, least: float, paid_hours: float
+) -> None:
+    with results.open_results(usd_folder) as run:
+        (row,) = run.rows("SELECT billed($1, $2, $3) AS paid", [hours, step, least])
+        assert row["paid"] == pytest.approx(paid_hours, rel=1e-12)
+
+
+def test_the_bill_decides_how_many_nodes_are_cheapest(tmp_path: Path) -> None:
+    # One node takes 1.5 h, two take 0.8 h: by the second one node is cheaper (1.5 node-hours to 1.6),
+    # by the hour they cost the same (2 node-hours) and two are faster.
+    seconds = {1: 1.5, 2: 0.8}
+    setups = setup_columns(1, (1, 2))
+    facts = fact_columns(np.arange(1, dtype=np.uint32), setups, np.random.default_rng(0), 1)
+    facts["verdict"] = np.zeros(2, np.uint8)
+    facts["knob"] = np.zeros(2, np.uint32)
+    free = {"provision_hours": 0.0, "compile_hours": 0.0, "eval_fraction": 0.0, "epochs": 1.0,
+            "storage_bytes_per_s": 1e30}  # fmt: skip
+    tokens = 64 * 1024.0  # one step of knob 0 on the first workload
+    facts["seconds_per_token"] = np.array([seconds[n] * 3600 / tokens for n in (1, 2)], np.float32)
+    write_run(
+        tmp_path / "run", workloads=1, shapes=1, nodes=(1, 2), parts=1, knobs=1, tokens=(tokens,),
+        facts=[facts], **free,
+    )  # fmt: skip
+    offers = offer_columns(1, 0, np.random.default_rng(0))
+    offers |= {"rankable": [True], "price_model": ["on_demand"], "usd_per_hour": [10.0]}
+    for step, nodes, usd in ((1.0, 1, 15.0), (3600.0, 2, 20.0)):
+        offers |= {"billing_granularity_s": [step], "billing_minimum_s": [0.0]}
+        results.refresh_offers(tmp_path / "run", offers)
+        with results.open_results(tmp_path / "run") as run:
+            (row,) = run.rows("SELECT * FROM cheapest")
+        assert (row["node_count"], round(row["usd"], 2)) == (nodes, usd)
+
+
+def test_a_run_of_an_earlier_sweep_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_run(folder)
+    table = pq.read_table(folder / "setups.parquet").drop_columns(["time_measured"])
+    pq.write_table(table, folder / "setups.parquet")
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["tables"]["setups"]["size_bytes"] = (folder / "setups.parquet").stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"its setups have no time_measured.*into the same folder"):
+        results.open_results(folder)
 
 
 def test_cheapest_among_one_provider_ranks_from_one(opened: results.Results, plain: Plain) -> None:
@@ -380,11 +526,11 @@ def plain_nearest(plain: Plain, question: int) -> dict[tuple[str, str], Row]:
     late = [row for row in payable if row["hours"] > plain.deadline]
     if late:
         affordable = [row for row in late if row["usd"] <= plain.budget] or late
-        found["past_deadline", "usd"] = min(affordable, key=lambda r: r["usd"])
-        found["past_deadline", "hours"] = min(affordable, key=lambda r: r["hours"])
+        found["past_deadline", "usd"] = min(affordable, key=lambda r: (r["usd"], r["hours"]))
+        found["past_deadline", "hours"] = min(affordable, key=lambda r: (r["hours"], r["usd"]))
     in_time = [row for row in payable if row["hours"] <= plain.deadline]
     if in_time:
-        found["over_budget", "usd"] = min(in_time, key=lambda r: r["usd"])
+        found["over_budget", "usd"] = min(in_time, key=lambda r: (r["usd"], r["hours"]))
     for limit in ("gpu_memory", "host_memory"):
         rows = [row for row in plain.scenarios[question] if row["verdict_text"] == limit]
         if rows and not in_time:

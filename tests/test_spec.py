@@ -288,7 +288,7 @@ def test_a_spec_is_frozen_and_travels_between_processes() -> None:
         '[axes]\nmodels = ["Qwen2.5-7B"]\nseq_lens = [2048.0]\n[results]\ntop = 50',
         "[knobs]\ntp = [1, 2, 4, 8]\n" + MODELS,
         MODELS + "train_text_gb = 4",
-        MODELS + "train_tokens = [500e6]\n[exchange_rates]\n[job]\nstartup_minutes = 15",
+        MODELS + "train_tokens = [500e6]\n[exchange_rates]\n[job]\nstartup_minutes = 10",
         'axes = { models = ["Qwen2.5-7B"] }\nhardware = { gpus = "*" }',
     ],
 )

@@ -30,6 +30,8 @@ _OTHER_LOADERS = (
     ("layer_forms.csv", "sweep.catalogs.layer_forms", "load_layer_forms"),
     ("stacks.csv", "sweep.catalogs.stacks", "load_stacks"),
     ("memory_bands.csv", "sweep.catalogs.bands", "load_bands"),
+    ("time_bands.csv", "sweep.catalogs.time_bands", "load_time_bands"),
+    ("billing.csv", "sweep.catalogs.billing", "load_billing"),
     ("evidence_settings.csv", "sweep.catalogs.evidence_settings", "load_evidence_settings"),
 )
 # Columns that hold keys of sources.csv.

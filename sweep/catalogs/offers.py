@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sweep.catalogs.billing import GRANULARITY, MINIMUM, BillingBook, load_billing
 from sweep.catalogs.folder import read_catalog
 from sweep.catalogs.hardware import Gpu, Instance, gpu_names, load_gpus, load_instances
 from sweep.catalogs.tables import Column, read_rows
@@ -52,6 +53,13 @@ OFFER_COLUMNS = (
     Column("network_gbps", float, "Gbit/s", low=0.1, high=30_000),
     Column("rdma", bool),
     Column("fabric", str),
+    replace(
+        GRANULARITY,
+        name="billing_granularity_s",
+        required=False,
+        description="step of the bill, where it is not that of billing.csv",
+    ),
+    replace(MINIMUM, name="billing_minimum_s", required=False, description="0 without a word"),
     Column("confirmed", str, description="why an odd-looking price is right"),
     Column("assumed", str, description="columns inferred or assumed"),
     Column("source", str, required=True),
@@ -93,8 +101,9 @@ class Offer:
     """One price seen on one day. Facts not known are None; `gpu_count` 0 means a share of a GPU.
 
     `price_per_hour` is for the whole machine in `currency` as quoted. vCPUs, RAM [GiB], disk [GB] and
-    node-to-node network [Gbit/s] are the offer's own or its instance type's. `rdma` is True only
-    where a source states it. `gpu` is a catalog key unless `unrankable_reason` is "unknown_gpu".
+    node-to-node network [Gbit/s] are the offer's own or its instance type's. The steps of the bill and
+    its least [s] are the offer's own or the provider's. `rdma` is True only where a source states it.
+    `gpu` is a catalog key unless `unrankable_reason` is "unknown_gpu".
     """
 
     provider: str
@@ -115,6 +124,8 @@ class Offer:
     scope: str
     rankable: bool
     unrankable_reason: str
+    billing_granularity_s: float
+    billing_minimum_s: float
     confirmed: str
     assumed: str
     source: str
@@ -176,8 +187,22 @@ def _contradictions(
             )
 
 
+def _billing_s(row: Mapping[str, Any], billing: BillingBook) -> tuple[float, float]:
+    """The step and the least of a row's bill [s]: its own, else its provider's."""
+    step_s, least_s = row["billing_granularity_s"], row["billing_minimum_s"]
+    if step_s is not None:
+        return step_s, least_s or 0.0
+    usual = billing.find(row["provider"], row["instance_type"])
+    return usual.granularity_s, usual.minimum_s if least_s is None else least_s
+
+
 def _offer(
-    row: Mapping[str, Any], gpu_key: str | None, loose: bool, reason: str, machine: Instance | None
+    row: Mapping[str, Any],
+    gpu_key: str | None,
+    loose: bool,
+    reason: str,
+    machine: Instance | None,
+    billing_s: tuple[float, float],
 ) -> Offer:
     vcpus, ram_gib, nvme_gb = row["vcpus"], row["host_ram_gib"], row["local_nvme_gb"]
     network_gbps, rdma, fabric = row["network_gbps"], row["rdma"], row["fabric"]
@@ -213,6 +238,7 @@ def _offer(
         row["scope"],
         not reason,
         reason,
+        *billing_s,
         row["confirmed"] or "",
         assumed,
         row["source"],
@@ -223,12 +249,17 @@ def _offer(
 def _offers(
     rows: Iterable[Mapping[str, Any]], folders: Sequence[Path]
 ) -> tuple[list[Offer], list[Problem]]:
-    """Rows as offers, host facts filled from instances.csv; a row with a problem is left out."""
+    """Rows as offers, host facts filled from instances.csv; a row with a problem is left out.
+
+    Problems of billing.csv are told here: nobody else reads it.
+    """
     gpus, _ = load_gpus(folders)
     instances, _ = load_instances(folders)
+    billing, problems = load_billing(folders)
+    if problems:
+        return [], problems
     exact, all_names = gpu_names(gpus, loose=False), gpu_names(gpus)
     offers: list[Offer] = []
-    problems: list[Problem] = []
     for row in rows:
         folded = row["gpu"].casefold()
         gpu_key = all_names.get(folded)
@@ -244,7 +275,8 @@ def _offers(
             problems += found
         else:
             loose = gpu_key is not None and folded not in exact
-            offers.append(_offer(row, gpu_key, loose, reason, machine))
+            billing_s = _billing_s(row, billing)
+            offers.append(_offer(row, gpu_key, loose, reason, machine, billing_s))
     return offers, problems
 
 
@@ -270,8 +302,8 @@ def load_quotes(
 
     The columns are those of offers.csv; only provider, instance_type, gpu, gpu_count and
     price_per_hour must be there. Without the others a quote is an on-demand price of the whole
-    machine in USD, in a region not stated, seen `today`. The folders' catalogs say what a GPU is,
-    and what an instance type has besides.
+    machine in USD, in a region not stated, seen `today`, billed as billing.csv says.
+    The folders' catalogs say what a GPU is, and what an instance type has besides.
     """
     quotes: list[dict[str, Any]] = []
     problems: list[Problem] = []

@@ -117,7 +117,11 @@ def read_rows(
             problems += _missing_columns(path, header, columns)
             if any(column.required and column.name not in header for column in columns):
                 return [], problems
-            known = {column.name: column for column in columns}
+            by_name = {column.name: column for column in columns}
+            known = [by_name.get(name) for name in header]
+            # Cells repeat from row to row: each text of a column is parsed once.
+            parsed: list[dict[str, tuple[Any, str | None]]] = [{} for _ in header]
+            nothing: dict[str, Any] = {column.name: None for column in columns}
             while True:
                 line = reader.line_num + 1
                 cells = next(reader, None)
@@ -130,16 +134,17 @@ def read_rows(
                         Problem(f"{path}:{line}", "row", f"{len(cells)} cells", f"{len(header)}")
                     )
                     continue
-                row: dict[str, Any] = {column.name: None for column in columns}
-                row["_line"] = line
+                row: dict[str, Any] = {**nothing, "_line": line}
                 good = True
-                for name, text in zip(header, cells, strict=True):
-                    if (column := known.get(name)) is None:
+                for column, text, found in zip(known, cells, parsed, strict=True):
+                    if column is None:
                         continue
-                    row[name], allowed = parse_cell(column, text)
+                    if text not in found:
+                        found[text] = parse_cell(column, text)
+                    row[column.name], allowed = found[text]
                     if allowed:
                         good = False
-                        where = f"{path}:{line}, {name}"
+                        where = f"{path}:{line}, {column.name}"
                         problems.append(
                             Problem(where, "value", repr(text) if text else "nothing", allowed)
                         )

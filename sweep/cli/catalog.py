@@ -106,6 +106,12 @@ def _offers(folders: Sequence[Path]) -> list[Entry]:
     return _fields(_loaded(load_offers(folders)))
 
 
+def _billing(folders: Sequence[Path]) -> list[Entry]:
+    from sweep.catalogs.billing import load_billing
+
+    return _fields(_loaded(load_billing(folders)).rows)
+
+
 def _rates(folders: Sequence[Path]) -> list[Entry]:
     from sweep.catalogs.rates import load_rates
 
@@ -158,6 +164,11 @@ KINDS = {
         ("provider", "instance_type", "gpu", "gpu_count", "region", "price_model",
          "price_per_hour", "currency", "as_of", "unrankable_reason", "source"),
         ("instance_type", "provider", "region"),
+    ),
+    "billing": Kind(
+        _billing,
+        ("provider", "instance_type", "granularity_s", "minimum_s", "assumed", "source"),
+        ("provider",),
     ),
     "rates": Kind(_rates, ("currency", "usd_per_unit", "as_of", "source"), ("currency",)),
     "stacks": Kind(

@@ -96,6 +96,8 @@ def _lines(found: Explanation, questions: int, width: int, *, short: bool) -> It
         f"  verdict: {found.verdict}",
         style="bold green" if row["verdict_text"] == "fits" else "yellow",
     )
+    for remark in found.remarks:
+        yield Text(f"  {remark}", style="yellow")
     terms = found.lines()
     label_width = max(len(label) for _, label, _, _, _ in terms)
     value_width = max(len(value) for _, _, value, _, _ in terms)

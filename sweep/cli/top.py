@@ -33,7 +33,7 @@ MOST_LISTED = 200
     "--all-offers", is_flag=True, help="Rank every offer, not the cheapest of each kind of node."
 )
 @click.option("--full/--list", "full", default=None,
-              help="Every setup in full, or two lines a question (the default for more than 4).")  # fmt: skip
+              help="Every setup in full, or three lines a question (the default for more than 4).")  # fmt: skip
 @click.option("--wide", is_flag=True, help="A table with every figure, one line a setup.")
 @click.option("--keep-prices", is_flag=True, help="Rank by the prices last used.")
 @click.option(

@@ -12,6 +12,8 @@ import numpy as np
 from sweep.catalogs import Catalogs
 from sweep.catalogs.bands import Band
 from sweep.catalogs.hardware import Gpu
+from sweep.catalogs.stacks import StackBook
+from sweep.catalogs.time_bands import TimeBand
 from sweep.errors import PlanError
 from sweep.kernels.tables import Classes, Forms, Splits, Workloads, pack
 from sweep.kernels.tables import Layouts as LayoutTable
@@ -76,7 +78,7 @@ class Plan:
 
     `candidates` [W, K] counts the knob combinations of each workload on each class of setups;
     `basis` says of each form row whether it was traced or derived; `memory_bands` has the band of
-    each program's memory.
+    each program's memory, `time_bands` those of its time on GPUs measured and not.
     """
 
     spec: Spec
@@ -97,6 +99,7 @@ class Plan:
     candidates: np.ndarray
     basis: tuple[str, ...]
     memory_bands: tuple[Band, ...]
+    time_bands: tuple[tuple[TimeBand, TimeBand], ...]
 
     @property
     def class_sizes(self) -> np.ndarray:
@@ -342,6 +345,7 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
         candidates=candidates,
         basis=tuple(basis),
         memory_bands=tuple(book.memory_band(one.stack, one.method) for one in programs),
+        time_bands=tuple(_time_bands(one, book) for one in programs),
     )
     if plan.scenarios == 0:
         raise PlanError(
@@ -350,6 +354,14 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
             "cp, ep against the models and machines"
         )
     return plan
+
+
+def _time_bands(program: Program, book: StackBook) -> tuple[TimeBand, TimeBand]:
+    lineage = book.stacks[program.stack].lineage
+    return (
+        book.time_bands.find(lineage, program.method, measured=True),
+        book.time_bands.find(lineage, program.method, measured=False),
+    )
 
 
 def _asked(spec: Spec) -> str:

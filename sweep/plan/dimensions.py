@@ -41,6 +41,9 @@ def knob_columns(plan: Plan, ids: np.ndarray) -> dict[str, list[Any]]:
     columns["micro_batch"] = [plan.micro_batches[row] for row in micro]
     columns["memory_low"] = [plan.memory_bands[row].low for row in program]
     columns["memory_high"] = [plan.memory_bands[row].high for row in program]
+    for place, name in enumerate(("measured_", "unmeasured_")):
+        columns[f"{name}time_low"] = [plan.time_bands[row][place].low for row in program]
+        columns[f"{name}time_high"] = [plan.time_bands[row][place].high for row in program]
     return columns
 
 
@@ -126,7 +129,8 @@ def run_columns(
         "deadline_hours": spec.constraints.deadline_hours,
         "max_usd": spec.constraints.max_usd,
         "memory_headroom": spec.constraints.memory_headroom,
-        "startup_hours": spec.job.startup_minutes * MINUTE_S / HOUR_S,
+        "provision_hours": spec.job.startup_minutes * MINUTE_S / HOUR_S,
+        "compile_hours": spec.job.compile_minutes * MINUTE_S / HOUR_S,
         "eval_fraction": spec.job.eval_fraction / 3.0,
         "spot_overhead": spec.job.spot_overhead,
         "epochs": spec.data.epochs,

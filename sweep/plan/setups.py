@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sweep.catalogs import Catalogs
+from sweep.catalogs import PriceCatalogs
 from sweep.catalogs.hardware import Gpu
 from sweep.catalogs.offers import ON_REQUEST_REASONS, Offer, latest_offers, load_quotes
 from sweep.catalogs.rates import usd_rates
@@ -80,6 +80,8 @@ class PricedOffer:
     scope: str
     rankable: bool
     unrankable_reason: str
+    billing_granularity_s: float
+    billing_minimum_s: float
     notes: str
 
 
@@ -169,13 +171,15 @@ def _owned_offers(spec: Spec, gpus: Mapping[str, Gpu]) -> list[PricedOffer]:
                 scope="instance",
                 rankable=True,
                 unrankable_reason="",
+                billing_granularity_s=1.0,
+                billing_minimum_s=0.0,
                 notes="",
             )
         )
     return found
 
 
-def priced_offers(spec: Spec, catalogs: Catalogs, today: dt.date) -> list[PricedOffer]:
+def priced_offers(spec: Spec, catalogs: PriceCatalogs, today: dt.date) -> list[PricedOffer]:
     """The offers a spec asks for, newest per machine, region and price model, priced in USD."""
     hardware = spec.hardware
     owned = _owned_offers(spec, catalogs.gpus)
@@ -234,6 +238,8 @@ def priced_offers(spec: Spec, catalogs: Catalogs, today: dt.date) -> list[Priced
                 scope=offer.scope,
                 rankable=offer.rankable,
                 unrankable_reason=offer.unrankable_reason,
+                billing_granularity_s=offer.billing_granularity_s,
+                billing_minimum_s=offer.billing_minimum_s,
                 notes=offer.notes,
             )
         )
@@ -326,6 +332,7 @@ class SetupRates(NamedTuple):
     pcie_bytes_per_s: float
     usable_bytes: float
     host_ram_bytes: float | None
+    time_measured: bool
 
 
 def compute_rates(
@@ -387,6 +394,7 @@ def setup_rates(
         pcie_bytes_per_s=pcie,
         usable_bytes=gpu.usable_bytes / devices,
         host_ram_bytes=None if shape.host_ram_gib is None else shape.host_ram_gib * GIB,
+        time_measured=book.time_measured(gpu),
     )
 
 
@@ -443,6 +451,7 @@ def setup_columns(
                     None if shape.local_nvme_gb is None else int(shape.local_nvme_gb * GB)
                 ),
                 "network_assumed": rate.network_assumed,
+                "time_measured": rate.time_measured,
             }
         )
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
@@ -463,7 +472,8 @@ def offer_columns(offers: Sequence[PricedOffer], shapes: Sequence[Shape]) -> dic
     )
     names = (
         "provider", "instance_type", "region", "price_model", "price_per_hour", "currency",
-        "usd_per_hour", "as_of", "source", "scope", "rankable", "unrankable_reason", "notes",
+        "usd_per_hour", "billing_granularity_s", "billing_minimum_s", "as_of", "source", "scope",
+        "rankable", "unrankable_reason", "notes",
     )  # fmt: skip
     columns: dict[str, list[Any]] = {
         "offer": list(range(len(kept))),

@@ -15,7 +15,8 @@ _WIDE = tuple(
     name
     for line in (
         "question rank model method seq_len train_text_gb train_tokens provider instance_type region",
-        "price_model gpu gpu_count node_count hours usd usd_per_hour as_of peak_gib limit_gib",
+        "price_model gpu gpu_count node_count hours hours_low hours_high",
+        "usd usd_low usd_high tie may_be_late may_be_dear billed_hours usd_per_hour as_of peak_gib limit_gib",
         "headroom_gib stack precision quantization optimizer zero_stage dp tp pp cp ep micro_batch",
         "gradient_accumulation global_batch checkpointing offload cpu_cores_needed cpu_cores",
         "host_ram_needed_gib host_ram_gib disk_needed_gb local_nvme_gb network_needed_gbps",

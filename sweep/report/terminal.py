@@ -26,7 +26,7 @@ _RENTED = "rented as (a node)"
 def ranking_lines(ranking: Ranking, width: int, *, full: bool | None = None) -> Iterator[Text]:
     """The ranking in lines of at most `width`: in full for few questions, as a list for many.
 
-    `full` decides it: every rank with its needs and knobs, or two lines a question.
+    `full` decides it: every rank with its needs and knobs, or three lines a question.
     """
     if full is None:
         full = ranking.asked <= MOST_CARDS
@@ -101,7 +101,7 @@ def _label(question: Row, varying: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-# The list: two lines a question -------------------------------------------------------------------
+# The list: three lines a question -----------------------------------------------------------------
 
 
 def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text]:
@@ -121,7 +121,7 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
     indent = " " * (1 + (label_width or 2) + len(_GAP))
     knob_width = width - fixed - rented_width - len(_GAP)
     knobs_beside = knob_width >= _LEAST_KNOBS
-    shown = _details_that_fit(answers, ranking.run, width - len(indent), knobs_beside)
+    shown = _details_that_fit(answers, width - len(indent), knobs_beside)
 
     def line(label: str, gpus: str, nodes: str, where: str, hours: str, usd: str) -> str:
         cells = [
@@ -159,37 +159,47 @@ def _list(ranking: Ranking, varying: Sequence[str], width: int) -> Iterator[Text
         yield Text.assemble(
             (text[:-usd_width], ""), (text[-usd_width:], "bold green"), (how, "dim")
         )
-        details = _details(answer, ranking.run)
+        yield Text(_cut(indent + _certainty(answer, ranking.run), width), style="dim")
+        details = _details(answer)
         found = "; ".join(details[name] for name in shown if details.get(name))
         yield Text(_cut(indent + found, width), style="dim")
 
 
 # What stands under each answer, most important first, and in the order it is written.
-_BY_IMPORTANCE = ("needs", "seen", "next", "memory", "knobs")
-_IN_ORDER = ("needs", "memory", "knobs", "seen", "next")
+_BY_IMPORTANCE = ("needs", "seen", "memory", "knobs")
+_IN_ORDER = ("needs", "memory", "knobs", "seen")
 
 
-def _details(answer: Answer, run: Row) -> dict[str, str]:
+def _details(answer: Answer) -> dict[str, str]:
     row = answer.ranked[0]
-    found = {
+    return {
         "needs": words.needs(row),
         "memory": words.memory(row),
         "knobs": words.knob_codes(row),
         "seen": f"price of {row['as_of']}" if row["as_of"] is not None else "own price",
     }
-    if len(answer.ranked) > 1:
-        other = answer.ranked[1]
+
+
+def _certainty(answer: Answer, run: Row) -> str:
+    """The band of an answer and its runner-up: a tie where the evidence does not tell them apart."""
+    row = answer.ranked[0]
+    late = f" {words.LATE}" if row["may_be_late"] else ""
+    dear = f" {words.DEAR}" if row["may_be_dear"] else ""
+    text = f"{words.hours_band(row)}{late}, {words.money_band(row)}{dear}"
+    ties = [other for other in answer.ranked[1:] if other["tie"]]
+    if other := next(iter(ties or answer.ranked[1:]), None):
         measure = "hours" if run["objective"] == "hours" else "usd"
         more = words.percent_more(other[measure], row[measure])
-        found["next"] = f"next {more}: {words.machine(other)}, {other['provider']}"
-    return found
+        word = "tie" if ties else "next"
+        text += f"; {word} {more}: {words.machine(other)}, {other['provider']}"
+    elif row["tie"]:
+        text += "; tie"
+    return text
 
 
-def _details_that_fit(
-    answers: Sequence[Answer], run: Row, width: int, knobs_beside: bool
-) -> list[str]:
+def _details_that_fit(answers: Sequence[Answer], width: int, knobs_beside: bool) -> list[str]:
     """The details that fit into one line for nearly every question, so that lines look alike."""
-    found = [_details(answer, run) for answer in answers if answer.ranked]
+    found = [_details(answer) for answer in answers if answer.ranked]
     shown: list[str] = []
     for name in _BY_IMPORTANCE:
         if name == "knobs" and knobs_beside:
@@ -232,6 +242,7 @@ def _card(answer: Answer, run: Row, varying: Sequence[str], width: int) -> Itera
     usd_width = max(len(words.money(row["usd"])) for row in answer.ranked)
     for row in answer.ranked:
         more = "" if row is answer.ranked[0] else words.percent_more(row[measure], best)
+        more += ", tie" if more and row["tie"] else ""
         price = f"{words.money(row['usd']):>{usd_width}}"
         front = f" {row['rank']:>{rank_width}}{_GAP}"
         middle = f"{_GAP}{words.hours(row['hours']):>5} h{_GAP}{_gpus(row):<{gpu_width}}{_GAP}"
@@ -250,6 +261,8 @@ def _card(answer: Answer, run: Row, varying: Sequence[str], width: int) -> Itera
                 found = Text(text)
                 found.stylize("dim", 0, len(start) if text.startswith(start) else 0)
                 yield found
+    for text in _wrap(words.ties(answer.ranked), " ", " ", width):
+        yield Text(text, style="yellow")
 
 
 def _gpus(row: Row) -> str:
@@ -260,12 +273,15 @@ def _facts(row: Row) -> dict[str, str]:
     price = [f"{words.money(row['usd_per_hour'])} a node-hour", row["price_model"], row["region"]]
     if row["currency"] != "USD":
         price[0] += f" ({row['price_per_hour']:,.2f} {row['currency']})"
+    price.append(words.billing(row))
     price.append("own" if row["as_of"] is None else f"seen {row['as_of']}")
     if row["same_price"] > 1:
         price.append(f"{words.count_of(row['same_price'], 'offer')} at this price")
     free = "free" if row["headroom_gib"] >= 0 else "short"
+    doubts = "".join(f", {doubt}" for doubt in words.doubts(row))
     band = f"{words.gib(row['allocated_low_gib'])} to {words.gib(row['allocated_high_gib'])}"
     found = {
+        "band": [f"{words.money_band(row)}", f"{words.hours_band(row)}{doubts}"],
         "price": price,
         "memory": [
             f"{words.gib(row['allocated_gib'])} GiB a GPU allocated at peak ({band})",
@@ -330,6 +346,12 @@ def _legend(ranking: Ranking, full: bool, width: int) -> Iterator[Text]:
         notes.append(f"{words.LACKS} the node has less (attach a volume, or choose another)")
     if any(words.ASSUMED in words.needs(row) for row in rows):
         notes.append(f"{words.ASSUMED} the node's network is assumed")
+    if any(row["may_be_late"] for row in rows):
+        notes.append(f"{words.LATE} the high end of the band is past the deadline")
+    if any(row["may_be_dear"] for row in rows):
+        notes.append(f"{words.DEAR} the high end of the band is over the budget")
+    if any(row["tie"] for row in rows):
+        notes.append("tie: within the band of the prediction, not a winner by evidence")
     if rows:
         notes.append("needs are per node")
     notes.append("narrow it with --model, --method, ... for prices, knobs and runners-up in full")

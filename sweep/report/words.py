@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweep.units import format_count
+from sweep.units import MINUTE_S, format_count
 
 Row = Mapping[str, Any]
 # Marks a need that the machine does not meet, and a figure no source states.
 LACKS, ASSUMED = "!", "?"
+# Mark an answer whose high end is past the deadline, over the budget.
+LATE, DEAR = "late?", "dear?"
 _NEVER = "-"
 _SEQUENCE_PARALLEL = "sequence parallel"
 
@@ -29,6 +31,56 @@ def hours(value: float | None) -> str:
     if value < 9.995:
         return f"{value:.2f}"
     return f"{value:,.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
+def money_band(row: Row) -> str:
+    """'$171 to $360': what a job may cost."""
+    return f"{_round_money(row['usd_low'])} to {_round_money(row['usd_high'])}"
+
+
+def hours_band(row: Row) -> str:
+    """'6.11 to 12.9 h': how long a job may take."""
+    return f"{hours(row['hours_low'])} to {hours(row['hours_high'])} h"
+
+
+def _round_money(usd: float) -> str:
+    """An uncertain amount: '$0.47', '$171', '$1,003'."""
+    return money(usd) if usd < 99.995 else f"${usd:,.0f}"
+
+
+def billing(row: Row) -> str:
+    """By what steps it is billed: 'billed by the minute', 'billed by the second, at least 3,600 s'."""
+    step, least = row["billing_granularity_s"], row["billing_minimum_s"]
+    unit = {1.0: "by the second", 60.0: "by the minute", 3600.0: "by the hour"}.get(step)
+    text = f"billed {unit or f'in steps of {step:,g} s'}"
+    return f"{text}, at least {least:,g} s" if least > max(step, MINUTE_S) else text
+
+
+def doubts(row: Row) -> list[str]:
+    """What the high end of the band puts in doubt: ['may miss the deadline']."""
+    found = ["may miss the deadline"] if row["may_be_late"] else []
+    return found + (["may exceed the budget"] if row["may_be_dear"] else [])
+
+
+def places(ranks: Sequence[int]) -> str:
+    """Places of a ranking: '1-3', '1, 3', '1-2, 5'."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][-1] + 1:
+            runs[-1].append(rank)
+        else:
+            runs.append([rank])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def ties(ranked: Sequence[Row]) -> str:
+    """Which places the evidence does not tell apart; empty if the first is a winner by it."""
+    if not ranked or not ranked[0]["tie"]:
+        return ""
+    tied = [row["rank"] for row in ranked if row["tie"]]
+    if len(tied) == 1:
+        return "a place not shown lies within the band of the prediction: not a winner by evidence"
+    return f"places {places(tied)} lie within the band of the prediction: not a winner by evidence"
 
 
 def hours_in_words(value: float | None) -> str:

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import duckdb
-import pyarrow as pa
 
 from sweep.errors import RunError, nearest
 from sweep.manifest import Manifest, load_manifest, require_intact
@@ -20,6 +19,7 @@ from sweep.results.queries import NamedQuery, named_queries, named_query
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
 
 T = TypeVar("T")
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
-from sweep.columns import COLUMNS, DIMENSIONS, FACTS, TABLE_TITLES, VIEWS, arrow_schema
+from sweep.columns import COLUMNS, DIMENSIONS, FACTS, TABLE_TITLES, TABLES, VIEWS, arrow_schema
 from sweep.errors import RunError
 from sweep.manifest import (
     AGAIN,
@@ -93,6 +92,8 @@ def refresh_offers(
     The facts and the run's own offers.parquet stay; building the database anew goes back to those.
     Raises RunError if the database is in use or cannot be written.
     """
+    import pyarrow as pa  # a tenth of the time of `top`, which needs it for new prices alone
+
     folder = Path(folder)
     path = ready(folder, load_manifest(folder))
     if path is None:
@@ -134,6 +135,7 @@ def build(path: Path, folder: Path, manifest: Manifest, threads: int) -> None:
         for name in DIMENSIONS:
             file = _glob_safe(folder / manifest.tables[name].file)
             connection.execute(f"CREATE TABLE {name} AS SELECT * FROM read_parquet({file})")
+        _require_columns(connection, folder)
         _create_facts(connection, folder, manifest)
         for name in VIEW_FILES:
             connection.execute(view_sql(name))
@@ -149,6 +151,22 @@ def build(path: Path, folder: Path, manifest: Manifest, threads: int) -> None:
         raise _database_error(path, error) from error
     finally:
         connection.close()
+
+
+def _require_columns(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Raise RunError if the tables lack a column of today's: an earlier sweep wrote them."""
+    found = set(
+        connection.execute(
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal"
+        ).fetchall()
+    )
+    for name in DIMENSIONS:
+        for column in TABLES[name]:
+            if (name, column) not in found:
+                raise RunError(
+                    f"{folder}: an earlier version of sweep wrote this run (its {name} have no "
+                    f"{column}); run its spec into the same folder again: what is decided stays"
+                )
 
 
 def _create_facts(connection: duckdb.DuckDBPyConnection, folder: Path, manifest: Manifest) -> None:

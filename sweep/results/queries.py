@@ -26,7 +26,8 @@ VIEW_FILES = (
 )
 # Tables of the file best_by_shape, filled in this order before what follows reads them.
 FILLED = ("best_by_shape", "near_misses")
-_FRAGMENT = re.compile(r"\{widened (\w+)(?:: ([\w, ]+))?\}")
+# Parts of statements that several views share, put in their places by `view_sql`.
+_FRAGMENT = re.compile(r"\{(widened|costed) (\w+)(?:: ([\w, ]+))?\}")
 _VARIABLE = re.compile(r"getvariable\('(\w+)'\)")
 
 
@@ -75,15 +76,15 @@ def fill_sql(table: str, first_workload: int, last_workload: int) -> str:
 
 
 def view_sql(name: str) -> str:
-    """The statements of a file of views, with the formulas of widened.sql put in their places."""
-    fragment = _sql_file("views/widened.sql")
+    """The statements of a file of views, with widened.sql and costed.sql put in their places."""
 
-    def widened(match: re.Match[str]) -> str:
-        rows, columns = match.groups()
+    def filled(match: re.Match[str]) -> str:
+        fragment, rows, columns = match.groups()
         handed_on = f"{columns}," if columns else ""
-        return fragment.replace("{rows}", rows).replace("{columns}", handed_on)
+        text = _sql_file(f"views/{fragment}.sql")
+        return text.replace("{rows}", rows).replace("{columns}", handed_on)
 
-    return _FRAGMENT.sub(widened, _sql_file(f"views/{name}.sql"))
+    return _FRAGMENT.sub(filled, _sql_file(f"views/{name}.sql"))
 
 
 def named_queries() -> dict[str, NamedQuery]:

@@ -16,7 +16,8 @@ sold AS (
     FROM offers_among()
     QUALIFY
         row_number() OVER (
-            PARTITION BY provider, shape, interruptible ORDER BY usd_per_hour, provider, region, offer
+            PARTITION BY provider, shape, interruptible, billing_granularity_s, billing_minimum_s
+            ORDER BY usd_per_hour, provider, region, offer
         ) = 1
 ),
 
@@ -28,12 +29,18 @@ payable AS (
         o.offer,
         o.provider,
         b.hours * o.time_factor AS hours,
-        b.hours * o.time_factor * s.node_count * o.usd_per_hour AS usd,
+        bill(
+            b.hours * o.time_factor,
+            s.node_count,
+            o.usd_per_hour,
+            o.billing_granularity_s,
+            o.billing_minimum_s
+        ) AS usd,
         CASE WHEN r.objective = 'hours' THEN b.hours * o.time_factor ELSE usd END AS weight
     FROM best_by_shape AS b
     SEMI JOIN wanted AS q ON q.question = b.question
     JOIN setups AS s ON s.setup = b.setup
-    JOIN sold AS o ON o.shape = b.shape AND (o.interruptible OR NOT b.on_spot)
+    JOIN sold AS o ON o.shape = b.shape
     CROSS JOIN run AS r
     WHERE
         b.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')

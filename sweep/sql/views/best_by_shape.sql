@@ -1,10 +1,11 @@
--- What each question can expect of each kind of node, whatever the prices: on a given kind, usd is
--- node_hours times a price, so its best node_count and knobs do not depend on the price. A row with
--- on_spot counts for interruptible offers alone: there the extra time makes another choice the best
--- that is in time.
+-- What each question can expect of each kind of node, whatever the prices. With objective hours and no
+-- budget that is its fastest setup. Otherwise every number of nodes that some bill may make the
+-- cheapest has a row: usd is node_hours times a price, but for the last step of the bill, which is an
+-- hour at most (billing.csv). So a setup is left out if its node_hours are more than another's would
+-- be with an hour more; that other one is in time on spot if any is.
 --
 -- With objective hours and a budget the price decides how many nodes can be afforded: every setup
--- then keeps a row of its own.
+-- then keeps a row.
 --
 -- near_misses says what came closest for questions that no kind of node on sale answers:
 --   late_cheapest, late_fastest   past the deadline: fewest node hours, fewest hours (with a budget
@@ -19,10 +20,12 @@ SELECT
     s.question,
     s.workload,
     s.shape,
-    CASE WHEN r.objective = 'hours' AND r.max_usd IS NOT NULL THEN s.setup ELSE 0 END AS apart,
+    CASE WHEN r.objective = 'hours' AND r.max_usd IS NULL THEN 0 ELSE s.setup END AS apart,
+    r.objective = 'hours' AS by_hours,
     s.verdict,
     s.hours,
     s.node_hours,
+    (s.hours + 1) * s.node_count AS node_hours_and_step,
     s.setup,
     s.knob,
     s.peak_gib / s.limit_gib AS gpu_ratio,
@@ -44,7 +47,6 @@ CREATE OR REPLACE MACRO packed(setup, knob) AS (CAST(setup AS UBIGINT) << 32) | 
 CREATE OR REPLACE TABLE best_by_shape (
     question UINTEGER,
     shape UINTEGER,
-    on_spot BOOLEAN,
     setup UINTEGER,
     knob UINTEGER,
     hours DOUBLE
@@ -64,7 +66,6 @@ CREATE OR REPLACE MACRO unanswered_of(first_workload, last_workload) AS TABLE
 WITH on_sale AS (
     SELECT DISTINCT
         shape,
-        interruptible,
         time_factor
     FROM offers_among()
 )
@@ -74,7 +75,7 @@ FROM questions AS q
 ANTI JOIN (
     SELECT b.question
     FROM best_by_shape AS b
-    JOIN on_sale AS o ON o.shape = b.shape AND (o.interruptible OR NOT b.on_spot)
+    JOIN on_sale AS o ON o.shape = b.shape
     CROSS JOIN run AS r
     WHERE b.hours * o.time_factor <= coalesce(r.deadline_hours, 'infinity')
 ) AS a ON a.question = q.question
@@ -112,8 +113,13 @@ missed AS (
 sized AS (
     SELECT
         *,
-        ordered(coalesce(by_limit.size, 'infinity'), setup, knob) AS place
+        ordered(coalesce(by_limit.size, 'infinity'), setup, knob) AS place,
+        -- As above: which late setup is the cheapest depends on the bill.
+        CASE WHEN by_limit.miss = 'late_cheapest' THEN setup ELSE 0 END AS group_apart
     FROM missed
+    QUALIFY
+        by_limit.miss <> 'late_cheapest'
+        OR node_hours <= min(node_hours_and_step) OVER (PARTITION BY question, shape, by_limit.miss)
 ),
 
 closest AS (
@@ -124,7 +130,7 @@ closest AS (
         arg_min(packed(setup, knob), place) AS scenario,
         arg_min(coalesce(hours, 0), place) AS hours
     FROM sized
-    GROUP BY question, shape, by_limit.miss
+    GROUP BY question, shape, by_limit.miss, group_apart
 )
 
 SELECT

@@ -27,8 +27,14 @@ SELECT
     o.offer,
     o.same_price,
     o.time_factor,
+    -- What has a place of its own in the ranking.
+    b.shape,
+    o.interruptible,
+    CASE WHEN r.objective = 'hours' AND r.max_usd IS NOT NULL THEN b.setup ELSE 0 END AS apart,
     b.hours * o.time_factor AS job_hours,
-    b.hours * o.time_factor * s.node_count * o.usd_per_hour AS job_usd,
+    bill(
+        job_hours, s.node_count, o.usd_per_hour, o.billing_granularity_s, o.billing_minimum_s
+    ) AS job_usd,
     CASE WHEN r.objective = 'hours' THEN job_hours ELSE job_usd END AS weight,
     CASE WHEN r.objective = 'hours' THEN job_usd ELSE job_hours END AS other_weight
 FROM best_by_shape AS b
@@ -41,7 +47,7 @@ JOIN
         price_models := price_models,
         instance_types := instance_types
     ) AS o
-    ON o.shape = b.shape AND (o.interruptible OR NOT b.on_spot)
+    ON o.shape = b.shape
 CROSS JOIN run AS r
 WHERE
     lower(s.gpu) GLOB lower(gpus)
@@ -60,7 +66,7 @@ CREATE OR REPLACE MACRO cheapest_among(
     instance_types := '*',
     places := 10
 ) AS TABLE
-WITH lists AS (
+WITH kinds AS (
     SELECT
         question,
         min(
@@ -72,8 +78,7 @@ WITH lists AS (
                 knob := knob,
                 same_price := same_price,
                 time_factor := time_factor
-            ),
-            places
+            )
         ) AS best
     FROM payable_among(
         models := models,
@@ -84,6 +89,15 @@ WITH lists AS (
         price_models := price_models,
         instance_types := instance_types
     )
+    GROUP BY question, shape, interruptible, apart
+),
+
+-- The runner-up is looked at even where it is not asked for: it says whether the first is a tie.
+lists AS (
+    SELECT
+        question,
+        min(best, greatest(places, 2)) AS best
+    FROM kinds
     GROUP BY question
 ),
 
@@ -112,30 +126,53 @@ ranked_facts AS (
 
 described AS (
     {widened ranked_facts: rank, offer, same_price, time_factor}
+),
+
+costed AS (
+    {costed described: rank, same_price}
+),
+
+compared AS (
+    SELECT
+        c.*,
+        c.rank > 1
+        AND CASE
+            WHEN r.objective = 'hours'
+                THEN tied(
+                    first_value(c.hours) OVER of_question,
+                    first_value(c.hours_high) OVER of_question,
+                    c.hours,
+                    c.hours_low,
+                    (c.stack, c.gpu) = first_value((c.stack, c.gpu)) OVER of_question
+                )
+            ELSE tied(
+                first_value(c.usd) OVER of_question,
+                first_value(c.usd_high) OVER of_question,
+                c.usd,
+                c.usd_low,
+                (c.stack, c.gpu) = first_value((c.stack, c.gpu)) OVER of_question
+            )
+        END AS ties
+    FROM costed AS c
+    CROSS JOIN run AS r
+    -- What else follows from the question is here so that a filter on it reaches the facts.
+    WINDOW of_question AS (
+        PARTITION BY c.question, c.workload, c.model, c.method, c.seq_len, c.train_tokens
+        ORDER BY c.rank
+    )
 )
 
 SELECT
-    d.rank,
-    d.* EXCLUDE (rank, offer, same_price, time_factor)
-    REPLACE (d.hours * d.time_factor AS hours, d.node_hours * d.time_factor AS node_hours),
-    o.offer,
-    o.provider,
-    o.instance_type,
-    o.region,
-    o.price_model,
-    o.usd_per_hour,
-    o.price_per_hour,
-    o.currency,
-    o.as_of,
-    o.source,
-    o.scope,
-    o.notes,
-    d.same_price,
-    d.node_hours * d.time_factor * o.usd_per_hour AS usd,
-    usd / (d.train_tokens * r.epochs) * 1e6 AS usd_per_million_tokens
-FROM described AS d
-JOIN offers AS o ON o.offer = d.offer
-CROSS JOIN run AS r;
+    rank,
+    CASE
+        WHEN rank > 1 THEN ties
+        ELSE bool_or(ties) OVER (
+            PARTITION BY question, workload, model, method, seq_len, train_tokens
+        )
+    END AS tie,
+    * EXCLUDE (rank, ties)
+FROM compared
+QUALIFY rank <= places;
 
 -- The first ten places; cheapest_among(places := 100) has more.
 CREATE OR REPLACE VIEW cheapest AS

@@ -22,7 +22,9 @@ WITH payable AS (
         s.setup,
         s.knob,
         s.hours * o.time_factor AS job_hours,
-        s.node_hours * o.time_factor * o.usd_per_hour AS job_usd,
+        bill(
+            job_hours, s.node_count, o.usd_per_hour, o.billing_granularity_s, o.billing_minimum_s
+        ) AS job_usd,
         o.offer,
         o.same_price,
         o.time_factor
@@ -65,37 +67,16 @@ unbeaten_facts AS (
         u.question,
         u.offer,
         u.same_price,
-        u.time_factor,
-        u.job_usd
+        u.time_factor
     FROM unbeaten AS u
     JOIN facts AS f ON f.workload = u.workload AND f.setup = u.setup AND f.knob = u.knob
 ),
 
 described AS (
-    {widened unbeaten_facts: offer, same_price, time_factor, job_usd}
+    {widened unbeaten_facts: offer, same_price, time_factor}
 )
 
-SELECT
-    d.* EXCLUDE (offer, same_price, time_factor, job_usd)
-    REPLACE (d.hours * d.time_factor AS hours, d.node_hours * d.time_factor AS node_hours),
-    o.offer,
-    o.provider,
-    o.instance_type,
-    o.region,
-    o.price_model,
-    o.usd_per_hour,
-    o.price_per_hour,
-    o.currency,
-    o.as_of,
-    o.source,
-    o.scope,
-    o.notes,
-    d.same_price,
-    d.job_usd AS usd,
-    usd / (d.train_tokens * r.epochs) * 1e6 AS usd_per_million_tokens
-FROM described AS d
-JOIN offers AS o ON o.offer = d.offer
-CROSS JOIN run AS r;
+{costed described: same_price};
 
 CREATE OR REPLACE VIEW frontier AS
 SELECT * FROM frontier_among();

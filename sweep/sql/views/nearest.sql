@@ -42,7 +42,9 @@ priced_rows AS (
         o.offer,
         o.time_factor,
         b.hours * o.time_factor AS job_hours,
-        b.hours * o.time_factor * s.node_count * o.usd_per_hour AS job_usd,
+        bill(
+            job_hours, s.node_count, o.usd_per_hour, o.billing_granularity_s, o.billing_minimum_s
+        ) AS job_usd,
         coalesce(job_hours > r.deadline_hours, false) AS late,
         coalesce(job_usd > r.max_usd, false) AS over_budget
     FROM open_rows AS b
@@ -60,6 +62,9 @@ candidates AS (
         offer,
         time_factor,
         over_budget,
+        -- Among equals in what is minimised, the cheaper or the faster.
+        job_usd,
+        job_hours,
         unnest(
             CASE WHEN late THEN [
                 struct_pack(place := 1, limit_name := 'past_deadline', by := 'usd', size := job_usd),
@@ -80,6 +85,8 @@ candidates AS (
         NULL,
         1,
         false,
+        0,
+        0,
         CASE b.miss
             WHEN 'in_time' THEN struct_pack(
                 place := 4,
@@ -133,6 +140,8 @@ closest AS (
             struct_pack(
                 over_budget := over_budget,
                 size := coalesce(c.size, 'infinity'),
+                usd := job_usd,
+                hours := job_hours,
                 setup := setup,
                 knob := knob,
                 offer := offer,
@@ -161,27 +170,21 @@ nearest_facts AS (
 
 described AS (
     {widened nearest_facts: place, offer, time_factor, limit_name, closest_by}
+),
+
+with_costs AS (
+    {costed described: place, limit_name, closest_by}
 )
 
 SELECT
     d.limit_name,
     d.closest_by,
     d.place,
-    d.* EXCLUDE (place, offer, time_factor, limit_name, closest_by)
-    REPLACE (d.hours * d.time_factor AS hours, d.node_hours * d.time_factor AS node_hours),
-    o.offer,
-    o.provider,
-    o.instance_type,
-    o.region,
-    o.price_model,
-    o.usd_per_hour,
-    o.as_of,
-    o.source,
-    d.node_hours * d.time_factor * o.usd_per_hour AS usd,
-    coalesce(usd > r.max_usd, false) AS over_budget,
+    d.* EXCLUDE (place, limit_name, closest_by),
+    coalesce(d.usd > r.max_usd, false) AS over_budget,
     CASE d.limit_name
-        WHEN 'past_deadline' THEN d.hours * d.time_factor
-        WHEN 'over_budget' THEN usd
+        WHEN 'past_deadline' THEN d.hours
+        WHEN 'over_budget' THEN d.usd
         WHEN 'gpu_memory' THEN d.peak_gib
         WHEN 'host_memory' THEN d.host_ram_needed_gib
     END AS need,
@@ -200,6 +203,5 @@ SELECT
     END AS need_unit,
     need - have AS short,
     need / have AS short_ratio
-FROM described AS d
-LEFT JOIN offers AS o ON o.offer = d.offer
+FROM with_costs AS d
 CROSS JOIN run AS r;

@@ -35,7 +35,14 @@ WITH timed AS (
         s.host_ram_bytes,
         s.vcpus,
         s.local_nvme_bytes,
+        s.time_measured,
         k.* EXCLUDE (knob),
+        CASE
+            WHEN s.time_measured THEN k.measured_time_low ELSE k.unmeasured_time_low
+        END AS time_low,
+        CASE
+            WHEN s.time_measured THEN k.measured_time_high ELSE k.unmeasured_time_high
+        END AS time_high,
         r.deadline_hours,
         r.memory_headroom,
         r.cores_per_gpu,
@@ -45,9 +52,16 @@ WITH timed AS (
         ceil(q.train_tokens * r.epochs / (CAST(k.global_batch AS DOUBLE) * w.seq_len)) AS steps,
         nullif(CAST(f.seconds_per_token AS DOUBLE), 0) AS token_s,
         steps * k.global_batch * w.seq_len * token_s / 3600 AS train_hours,
-        r.startup_hours + train_hours * (1 + r.eval_fraction)
-        + r.checkpoints_per_job * w.checkpoint_bytes
-        / (r.storage_bytes_per_s * s.node_count) / 3600 AS hours
+        train_hours * r.eval_fraction AS eval_hours,
+        -- Each node reads all of the weights; checkpoints are written by all nodes together.
+        w.weights_bytes / r.storage_bytes_per_s / 3600 AS load_hours,
+        r.provision_hours + load_hours + r.compile_hours AS startup_hours,
+        r.checkpoints_per_job * w.checkpoint_bytes
+        / (r.storage_bytes_per_s * s.node_count) / 3600 AS saving_hours,
+        startup_hours + saving_hours + (train_hours + eval_hours) AS hours,
+        -- What the band is of: the step, and with it evaluation.
+        startup_hours + saving_hours + (train_hours + eval_hours) * time_low AS hours_low,
+        startup_hours + saving_hours + (train_hours + eval_hours) * time_high AS hours_high
     FROM {rows} AS f
     JOIN questions AS q ON q.question = f.question
     JOIN workloads AS w ON w.workload = f.workload
@@ -83,9 +97,18 @@ SELECT
         ELSE 'no_layout'
     END AS verdict_text,
     hours,
+    hours_low,
+    hours_high,
     hours * node_count AS node_hours,
+    startup_hours,
+    load_hours,
     train_hours,
+    eval_hours,
+    saving_hours,
     steps,
+    time_low,
+    time_high,
+    time_measured,
     1 / token_s AS tokens_per_s,
     1 / token_s / gpu_count AS tokens_per_s_per_gpu,
     nullif(CAST(device_bytes AS DOUBLE), 0) / 1073741824 AS peak_gib,
