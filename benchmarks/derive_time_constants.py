@@ -399,6 +399,7 @@ def _left_out(runs: Sequence[Run], ratios: np.ndarray) -> list[LeftOut]:
             ratio=float(ratio),
             only_gpu=len(sources_of[run.gpu.key]) == 1,
             only_stack=len(sources_of[run.scenario.program.stack]) == 1,
+            experts=bool(run.scenario.shape.model.num_experts),
         )
         for run, ratio in zip(runs, ratios, strict=True)
     ]
@@ -467,11 +468,12 @@ def main() -> None:
         _report("leaving out each source", fit, left_out, clean, sources, kinds)
         if options.write:
             ratios = left_out / fit.measured
+            # Rows with balanced experts say how far those are off, nothing else.
             write_bands(
                 [
                     one
-                    for one, is_counted in zip(_left_out(runs, ratios), clean, strict=True)
-                    if is_counted
+                    for one, counted in zip(_left_out(runs, ratios), clean, strict=True)
+                    if counted or one.experts
                 ]
             )
     if options.write:

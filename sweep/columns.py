@@ -75,6 +75,13 @@ _ALL = (
     _column("total_parameters", "f64", "parameters", "Parameters of the model."),
     _column("active_parameters", "f64", "parameters", "Parameters a token passes through."),
     _column("trained_parameters", "f64", "parameters", "Parameters that are trained."),
+    _column(
+        "expert_time_low",
+        "f64",
+        "ratio",
+        "What the low end of the band of step times is multiplied by: below 1 with experts.",
+    ),
+    _column("expert_time_high", "f64", "ratio", "The same of its high end."),
     # questions
     _column("train_tokens", "f64", "tokens", "Size of the training set, read epochs times."),
     _column("train_text_gb", "f64?", "GB", "Text the tokens were said to come from."),
@@ -311,7 +318,8 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "workloads": _names(
         "workload task model method seq_len images_per_sample image_size image_tokens axes "
-        "weights_bytes checkpoint_bytes total_parameters active_parameters trained_parameters"
+        "weights_bytes checkpoint_bytes total_parameters active_parameters trained_parameters "
+        "expert_time_low expert_time_high"
     ),
     "questions": _names("question workload train_tokens train_text_gb data_bytes"),
     "setups": _names(

@@ -626,7 +626,8 @@ def explain_scenario(
     step_s = found.step_seconds(rates, dtype)
     if row.get("steps") is not None and rates.peaks[dtype] is not None:
         gpu = catalogs.gpus[str(row["gpu"])]
-        band = book.time_band(scenario.program.stack, scenario.program.method, gpu)
+        experts = bool(scenario.shape.model.num_experts)
+        band = book.time_band(scenario.program.stack, scenario.program.method, gpu, experts)
         terms += job_terms(row, step_s, band)
     return Explanation(
         dict(row), tuple(terms), str(row["verdict_text"]), found.basis, remarks_of(row)

@@ -1014,8 +1014,7 @@ def pipeline_bytes(sc: Scenario) -> float:
     """Ring bytes of one GPU and micro-batch with pipeline parallelism."""
     if sc["knobs"]["pp"] == 1:
         return 0.0
-    hidden_states = 2 * 2 * sc["model"]["hidden_size"] * tokens(sc) / sc["knobs"]["tp"]
-    return sc["stack"]["virtual_stages"] * hidden_states
+    return 2 * 2 * sc["model"]["hidden_size"] * tokens(sc) / sc["knobs"]["tp"]
 
 
 def ring_inside(sc: Scenario, dimension: str) -> bool:
@@ -1046,8 +1045,7 @@ def expert_parallel_s(sc: Scenario) -> float:
 def pipeline_s(sc: Scenario) -> float:
     if sc["knobs"]["pp"] == 1:
         return 0.0
-    messages = 2 * sc["stack"]["virtual_stages"]
-    return over(pipeline_bytes(sc), ring_rate(sc, "pp")) + messages * sc["stack"]["latency_s"]
+    return over(pipeline_bytes(sc), ring_rate(sc, "pp")) + 2 * sc["stack"]["latency_s"]
 
 
 def optimizer_s(sc: Scenario) -> float:

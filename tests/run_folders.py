@@ -75,6 +75,8 @@ def workload_columns(count: int, rng: np.random.Generator) -> dict[str, Any]:
         "total_parameters": parameters,
         "active_parameters": parameters,
         "trained_parameters": parameters,
+        "expert_time_low": np.ones(count),
+        "expert_time_high": np.ones(count),
     }
 
 

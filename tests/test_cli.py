@@ -339,7 +339,11 @@ def test_a_list_gives_each_question_an_answer(home: Path, rows: list[dict[str, A
 def write_bands(folder: Path, low: float, high: float) -> None:
     """Bands of one's own that hold for every stack, method and GPU."""
     header = "stack,method,gpu,low,high,points,sources,basis,source,checked"
-    rows = [f"{stack},*,*,{low},{high},7,2,mine,sweep-assumed,2026-11-21" for stack in ("hf", "*")]
+    owners = [("hf", method) for method in ("full", "lora", "qlora", "*")] + [("*", "*")]
+    rows = [
+        f"{stack},{method},*,{low},{high},7,2,mine,sweep-assumed,2026-11-21"
+        for stack, method in owners
+    ]
     rows += [f"{stack},*,unmeasured,1,1,7,2,mine,sweep-assumed,2026-11-21" for stack in ("hf", "*")]
     (folder / "time_bands.csv").write_text("\n".join([header, *rows]) + "\n")
 
@@ -379,7 +383,7 @@ def test_bands_of_ones_own_say_what_is_no_winner_and_what_may_be_late(copy: Path
             assert ("may miss the deadline" in text) == (late or second["may_be_late"])
             assert bool(why["remarks"]) == late
         sources = [term["source"] for term in why["terms"] if term["name"] == "whole job, high"]
-        assert sources == ["time_bands.csv: hf *, 7 points of 2 sources"]
+        assert sources == [f"time_bands.csv: hf {first['method']}, 7 points of 2 sources"]
 
 
 def test_a_bill_in_coarser_steps_ranks_anew_without_a_sweep(copy: Path) -> None:

@@ -267,7 +267,7 @@ def test_knob_numbers_stand_for_their_values(small_plan: Plan) -> None:
 
 def test_knobs_and_setups_say_which_band_of_time_holds(make_plan: MakePlan, tmp_path: Path) -> None:
     header = "stack,method,gpu,low,high,points,sources,basis,source,checked"
-    bands = {("hf", "*", "*"): (0.9, 1.2), ("hf", "lora", "*"): (0.8, 1.3),
+    bands = {("hf", "full", "*"): (0.9, 1.2), ("hf", "lora", "*"): (0.8, 1.3),
              ("*", "*", "unmeasured"): (0.5, 2.0)}  # fmt: skip
     (tmp_path / "time_bands.csv").write_text(
         "\n".join(
@@ -286,7 +286,7 @@ def test_knobs_and_setups_say_which_band_of_time_holds(make_plan: MakePlan, tmp_
     per_program = plan.knob_count // len(plan.programs)
     assert {program.method for program in plan.programs} == {"full", "lora"}
     for number, program in enumerate(plan.programs):
-        low, high = bands.get(("hf", program.method, "*"), bands["hf", "*", "*"])
+        low, high = bands["hf", program.method, "*"]
         at = number * per_program
         assert columns["measured_time_low"][at] == low
         assert columns["measured_time_high"][at] == high
@@ -459,6 +459,23 @@ def test_workload_columns_count_parameters(small_plan: Plan) -> None:
     assert columns["trained_parameters"][at] == 41_943_040
     assert columns["checkpoint_bytes"][at] == 12 * 41_943_040
     assert json.loads(columns["axes"][at])["precision"] == "bf16-mixed"
+
+
+def test_a_model_with_experts_has_a_wider_band_of_time(
+    make_plan: MakePlan, catalogs: Catalogs
+) -> None:
+    plan = make_plan(spec_text('models = ["Qwen3-30B-A3B", "Llama-3-8B"]\nmethods = ["lora"]'))
+    columns = workload_columns(plan)
+    ends = {
+        model: (low, high)
+        for model, low, high in zip(
+            columns["model"], columns["expert_time_low"], columns["expert_time_high"], strict=True
+        )
+    }
+    factor = catalogs.stacks.time_bands.expert_factor()
+    assert ends["Llama-3-8B"] == (1.0, 1.0)
+    assert ends["Qwen3-30B-A3B"] == (factor.low, factor.high)
+    assert factor.low < 1.0 < factor.high
 
 
 def test_a_sequence_inside_the_window_is_not_beyond_it(catalogs: Catalogs) -> None:

@@ -500,9 +500,8 @@ def test_virtual_stages_by_hand() -> None:
         # One micro-batch, and (2 - 1) / 2 of one in the bubble.
         rest = seconds["step"] - seconds["optimizer"]
         assert rest == pytest.approx(1.5 * seconds["micro"])
-        # Each chunk hands its hidden states on: twice the messages of a stage in one piece.
-        whole = reference.evaluate(of_layers(count))["seconds"]
-        assert seconds["pp"] == pytest.approx(2 * whole["pp"])
+        # What the second chunk hands on is hidden.
+        assert seconds["pp"] == reference.evaluate(of_layers(count))["seconds"]["pp"]
     # Bytes are those of stages in one piece.
     assert chunked[6]["phases"] == reference.evaluate(of_layers(6))["phases"]
     # Without a pipeline there is nothing to cut.

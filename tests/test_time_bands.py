@@ -16,6 +16,7 @@ HEADER = "stack,method,gpu,low,high,points,sources,basis,source,checked"
 GENERAL = (
     "*,*,*,0.7,1.5,0,0,none,sweep-assumed,2026-11-21",
     "*,*,unmeasured,0.9,1.2,0,0,none,sweep-assumed,2026-11-21",
+    "*,*,experts,0.8,1.6,0,0,none,sweep-assumed,2026-11-21",
 )
 
 
@@ -27,6 +28,7 @@ BOOK = TimeBandBook(
     (
         TimeBand("*", "*", "*", 0.5, 2.0, 0, 0, "none"),
         TimeBand("*", "*", "unmeasured", 0.8, 1.5, 0, 0, "none"),
+        TimeBand("*", "*", "experts", 0.7, 2.5, 9, 2, "experts"),
         band("megatron", "*", 0.9, 1.1),
         band("hf", "lora", 0.6, 1.4),
         band("hf", "*", 0.65, 1.3),
@@ -59,6 +61,15 @@ def test_a_gpu_nobody_measured_widens_both_ends() -> None:
     assert found.gpu == "unmeasured"
     found = BOOK.find(("hf",), "lora", measured=False)
     assert (found.low, found.high) == pytest.approx((0.6 * 0.75, 1.4 * 1.6))
+
+
+def test_experts_widen_both_ends_whatever_the_stack() -> None:
+    found = BOOK.find(("megatron",), "full", measured=True, experts=True)
+    assert (found.low, found.high) == pytest.approx((0.9 * 0.7, 1.1 * 2.5))
+    assert found.basis == "percentiles; a model with experts: experts"
+    found = BOOK.find(("megatron",), "full", measured=False, experts=True)
+    assert found.high == pytest.approx(1.1 * 1.5 * 2.5)
+    assert (BOOK.expert_factor().low, BOOK.expert_factor().high) == (0.7, 2.5)
 
 
 def test_a_band_says_where_it_is_from() -> None:
@@ -94,8 +105,9 @@ def test_the_shipped_bands_have_no_fault_and_cover_every_stack(catalogs: Catalog
     for stack in stacks.stacks.values():
         for method in ("full", "lora", "qlora"):
             for measured in (True, False):
-                found = book.find(stack.lineage, method, measured)
-                assert 0 < found.low <= 1 <= found.high
+                for experts in (True, False):
+                    found = book.find(stack.lineage, method, measured, experts)
+                    assert 0 < found.low <= 1 <= found.high
 
 
 FAULTS = {
@@ -103,7 +115,7 @@ FAULTS = {
     "high below one": ("hf,lora,*,0.9,0.95,1,1,x,sweep-assumed,2026-11-21", "high: value: found '0.95'"),
     "a GPU by name": (
         "hf,lora,A100-SXM-80GB,0.9,1.1,1,1,x,sweep-assumed,2026-11-21",
-        "gpu: value: found 'A100-SXM-80GB', allowed one of *, unmeasured",
+        "gpu: value: found 'A100-SXM-80GB', allowed one of *, unmeasured, experts",
     ),
     "a method there is not": (
         "hf,lorra,*,0.9,1.1,1,1,x,sweep-assumed,2026-11-21",
@@ -114,6 +126,10 @@ FAULTS = {
         "stack: stack: found 'megatrn', allowed a stack or *; did you mean 'megatron'?",
     ),
     "a row twice": (GENERAL[0], "stack+method+gpu: key: found ('*', '*', '*') again"),
+    "experts of one stack": (
+        "hf,*,experts,0.9,1.1,1,1,x,sweep-assumed,2026-11-21",
+        "gpu: experts: found hf, *, allowed one row with *, *, experts",
+    ),
     "fewer points than none": (
         "hf,lora,*,0.9,1.1,-1,1,x,sweep-assumed,2026-11-21",
         "points: value: found '-1'",
@@ -128,12 +144,13 @@ def test_a_fault_is_found_where_it_stands(tmp_path: Path, fault: str) -> None:
     _, problems = load_time_bands((tmp_path,), ("hf", "megatron"))
     text = "\n".join(map(str, problems))
     assert message in text
-    assert f"{tmp_path / 'time_bands.csv'}:4" in text
+    assert f"{tmp_path / 'time_bands.csv'}:5" in text
 
 
-@pytest.mark.parametrize("kept", [0, 1])
-def test_a_missing_general_row_is_told(tmp_path: Path, kept: int) -> None:
-    (tmp_path / "time_bands.csv").write_text(f"{HEADER}\n{GENERAL[kept]}\n")
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_missing_general_row_is_told(tmp_path: Path, left_out: int) -> None:
+    kept = [row for place, row in enumerate(GENERAL) if place != left_out]
+    (tmp_path / "time_bands.csv").write_text("\n".join([HEADER, *kept]) + "\n")
     _, problems = load_time_bands((tmp_path,))
-    wanted = ("a row with *, *, unmeasured", "a row with *, *, *")[kept]
+    wanted = f"a row with *, *, {('*', 'unmeasured', 'experts')[left_out]}"
     assert any(str(problem).endswith(wanted) for problem in problems)

@@ -162,9 +162,13 @@ class StackBook:
         """How far the measured peaks of a stack and method lie from the predicted ones."""
         return self.bands.find(self.stacks[stack].lineage, method, figure)
 
-    def time_band(self, stack: str, method: str, gpu: Gpu) -> TimeBand:
-        """How far the measured step times of a stack and method lie from the predicted ones on a GPU."""
-        return self.time_bands.find(self.stacks[stack].lineage, method, self.time_measured(gpu))
+    def time_band(self, stack: str, method: str, gpu: Gpu, experts: bool = False) -> TimeBand:
+        """How far measured step times of a stack and method lie from the predicted ones on a GPU.
+
+        `experts`: the model has experts.
+        """
+        lineage = self.stacks[stack].lineage
+        return self.time_bands.find(lineage, method, self.time_measured(gpu), experts)
 
     def time_measured(self, gpu: Gpu) -> bool:
         """Whether somebody measured what share of its peak a GPU sustains."""

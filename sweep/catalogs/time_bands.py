@@ -15,10 +15,12 @@ from sweep.vocabulary import METHODS
 
 # Rows that hold for GPUs whose sustained rate is assumed, on top of the row for any GPU.
 UNMEASURED = "unmeasured"
+# The same for models with experts: their load, kernels and exchange differ between releases.
+EXPERTS = "experts"
 _COLUMNS = (
     Column("stack", str, required=True),
     Column("method", str, required=True, vocabulary=(*METHODS, ANY)),
-    Column("gpu", str, required=True, vocabulary=(ANY, UNMEASURED)),
+    Column("gpu", str, required=True, vocabulary=(ANY, UNMEASURED, EXPERTS)),
     Column("low", float, "ratio", required=True, low=0.1, high=1.0),
     Column("high", float, "ratio", required=True, low=1.0, high=20.0),
     Column("points", int, required=True, low=0),
@@ -59,23 +61,24 @@ class TimeBandBook:
 
     bands: tuple[TimeBand, ...]
 
-    def find(self, lineage: Sequence[str], method: str, measured: bool) -> TimeBand:
+    def find(
+        self, lineage: Sequence[str], method: str, measured: bool, experts: bool = False
+    ) -> TimeBand:
         """The band of the nearest stack, its method before any; the general one where nothing is known.
 
-        On a GPU whose sustained rate is not `measured`, both ends are multiplied by those of the
-        nearest row for such GPUs.
+        On a GPU whose sustained rate is not `measured`, and for a model with `experts`, both ends are
+        multiplied by those of the nearest row for such.
         """
         band = self._nearest(lineage, method, ANY)
-        if measured:
-            return band
-        wider = self._nearest(lineage, method, UNMEASURED)
-        return replace(
-            band,
-            gpu=UNMEASURED,
-            low=band.low * wider.low,
-            high=band.high * wider.high,
-            basis=f"{band.basis}; a GPU not measured: {wider.basis}",
-        )
+        if not measured:
+            band = _wider(band, self._nearest(lineage, method, UNMEASURED), "a GPU not measured")
+        if experts:
+            band = _wider(band, self._nearest(lineage, method, EXPERTS), "a model with experts")
+        return band
+
+    def expert_factor(self) -> TimeBand:
+        """What the band of a model with experts is multiplied by, whatever its stack and method."""
+        return self._nearest((), ANY, EXPERTS)
 
     def _nearest(self, lineage: Sequence[str], method: str, gpu: str) -> TimeBand:
         known = {(band.stack, band.method): band for band in self.bands if band.gpu == gpu}
@@ -84,6 +87,16 @@ class TimeBandBook:
                 if band := known.get((stack, name)):
                     return band
         raise KeyError(f"time_bands.csv has no general band ({ANY}, {ANY}, {gpu})")
+
+
+def _wider(band: TimeBand, by: TimeBand, what: str) -> TimeBand:
+    return replace(
+        band,
+        gpu=by.gpu,
+        low=band.low * by.low,
+        high=band.high * by.high,
+        basis=f"{band.basis}; {what}: {by.basis}",
+    )
 
 
 def load_time_bands(
@@ -105,7 +118,12 @@ def load_time_bands(
         for row in rows
     )  # fmt: skip
     known = {(band.stack, band.method, band.gpu) for band in bands}
-    for gpu in (ANY, UNMEASURED):
+    for row in rows:
+        if row["gpu"] == EXPERTS and (row["stack"], row["method"]) != (ANY, ANY):
+            where = f"{row['_path']}:{row['_line']}, gpu"
+            wanted = f"one row with {ANY}, {ANY}, {EXPERTS}"
+            problems.append(Problem(where, "experts", f"{row['stack']}, {row['method']}", wanted))
+    for gpu in (ANY, UNMEASURED, EXPERTS):
         if (ANY, ANY, gpu) not in known:
             where = ", ".join(str(folder / "time_bands.csv") for folder in folders)
             wanted = f"a row with {ANY}, {ANY}, {gpu}"

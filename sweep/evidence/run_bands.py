@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sweep.catalogs.bands import ANY
-from sweep.catalogs.time_bands import UNMEASURED, TimeBand
+from sweep.catalogs.time_bands import EXPERTS, UNMEASURED, TimeBand
 from sweep.evidence.calibrate import band_ends
 
 # No band is narrower: clocks, cooling, library versions and fabrics differ between equal clusters.
@@ -22,7 +22,8 @@ _BASIS = "5th to 95th percentile of measured over predicted, each source left ou
 class LeftOut:
     """A published run and its time over the one predicted by a fit that had not seen its source.
 
-    `only_gpu` and `only_stack` say that no other source measured that GPU or that stack.
+    `only_gpu` and `only_stack` say that no other source measured that GPU or that stack; `experts`
+    that the model has some.
     """
 
     stack: str
@@ -32,11 +33,17 @@ class LeftOut:
     ratio: float
     only_gpu: bool
     only_stack: bool
+    experts: bool = False
 
 
 def time_bands(runs: Sequence[LeftOut]) -> list[TimeBand]:
-    """Bands by (stack, method) and by stack, for stacks without evidence, and for unmeasured GPUs."""
+    """Bands by (stack, method) and by stack, and for stacks without evidence.
+
+    Then what multiplies them for GPUs that nobody measured and for models with experts.
+    """
     groups: dict[tuple[str, str], list[LeftOut]] = {}
+    routed = [run for run in runs if run.experts]
+    runs = [run for run in runs if not run.experts]
     for run in runs:
         for method in (run.method, ANY):
             groups.setdefault((run.stack, method), []).append(run)
@@ -52,7 +59,24 @@ def time_bands(runs: Sequence[LeftOut]) -> list[TimeBand]:
     # Nothing is known better of a stack without evidence than of one with it.
     lowest = min((band.low for band in found if band.method == ANY), default=1.0)
     general = replace(general, low=min(general.low, lowest))
-    return [general, unmeasured, *found]
+    return [general, unmeasured, _expert_factor(routed, found), *found]
+
+
+def _expert_factor(runs: Sequence[LeftOut], found: Sequence[TimeBand]) -> TimeBand:
+    """What is left of the spread of models with experts beyond the band of their stack."""
+    if not runs:
+        return TimeBand(ANY, ANY, EXPERTS, 1.0, 1.0, 0, 0, "no evidence")
+    bands = {(band.stack, band.method): band for band in found}
+    beyond = []
+    for run in runs:
+        band = bands.get((run.stack, run.method))
+        ratio = run.ratio
+        if band is not None:
+            ratio = ratio / band.high if ratio > 1.0 else ratio / band.low
+            # Inside its stack's band nothing more is needed.
+            ratio = ratio if (ratio > 1.0) == (run.ratio > 1.0) else 1.0
+        beyond.append(replace(run, ratio=ratio))
+    return _band(ANY, ANY, EXPERTS, beyond, f"{_BASIS}; beyond the band of the stack")
 
 
 def _band(stack: str, method: str, gpu: str, runs: Sequence[LeftOut], basis: str) -> TimeBand:

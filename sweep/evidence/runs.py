@@ -277,6 +277,7 @@ def _rates(
         link=gpu.link or "PCIe",
         network_bytes_per_s=network_bytes_per_s,
         network_assumed=False,
+        time_measured=book.time_measured(gpu),
         pcie_bytes_per_s=pcie,
         usable_bytes=gpu.usable_bytes / gpu.logical_devices,
         host_ram_bytes=None,
@@ -320,4 +321,5 @@ def _predict(point: Point, catalogs: Catalogs, networks: Mapping[str, float]) ->
 def run_band(run: Run, book: StackBook) -> TimeBand:
     """The band of a run's step time: its stack's and method's, wider where things were assumed."""
     program = run.scenario.program
-    return book.time_band(program.stack, program.method, run.gpu)
+    experts = bool(run.scenario.shape.model.num_experts)
+    return book.time_band(program.stack, program.method, run.gpu, experts)

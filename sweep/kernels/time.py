@@ -285,8 +285,9 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
         ring_network += stack.ep_exposed * copy * reached * node_share
         sent += copy * reached * node_share
     if pp > 1:
-        volume = virtual_stages * 4.0 * hidden * tokens / tp
-        latency += virtual_stages * 2.0 * stack.latency_s
+        # Interleaved chunks hand on more often, behind the work of the others.
+        volume = 4.0 * hidden * tokens / tp
+        latency += 2.0 * stack.latency_s
         if gpus <= gpus_per_node:
             ring_link += volume
         else:

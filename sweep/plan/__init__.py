@@ -78,7 +78,8 @@ class Plan:
 
     `candidates` [W, K] counts the knob combinations of each workload on each class of setups;
     `basis` says of each form row whether it was traced or derived; `memory_bands` has the band of
-    each program's memory, `time_bands` those of its time on GPUs measured and not.
+    each program's memory, `time_bands` those of its time on GPUs measured and not,
+    `expert_time` what multiplies these for a model with experts.
     """
 
     spec: Spec
@@ -100,6 +101,7 @@ class Plan:
     basis: tuple[str, ...]
     memory_bands: tuple[Band, ...]
     time_bands: tuple[tuple[TimeBand, TimeBand], ...]
+    expert_time: TimeBand
 
     @property
     def class_sizes(self) -> np.ndarray:
@@ -346,6 +348,7 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
         basis=tuple(basis),
         memory_bands=tuple(book.memory_band(one.stack, one.method) for one in programs),
         time_bands=tuple(_time_bands(one, book) for one in programs),
+        expert_time=book.time_bands.expert_factor(),
     )
     if plan.scenarios == 0:
         raise PlanError(

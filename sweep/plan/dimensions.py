@@ -53,6 +53,7 @@ def workload_columns(plan: Plan) -> dict[str, list[Any]]:
     rows = []
     for index, workload in enumerate(plan.workloads):
         counts = plan.shapes[workload.model].counts
+        experts = bool(plan.shapes[workload.model].model.num_experts)
         first, last = table.first_case[index], table.last_case[index]
         case = plan.cases[table.case_list[first]] if last > first else None
         trained = sum(case.trained) if case else 0.0
@@ -75,6 +76,8 @@ def workload_columns(plan: Plan) -> dict[str, list[Any]]:
                 "total_parameters": float(counts.total),
                 "active_parameters": float(counts.active_per_token),
                 "trained_parameters": float(trained),
+                "expert_time_low": plan.expert_time.low if experts else 1.0,
+                "expert_time_high": plan.expert_time.high if experts else 1.0,
             }
         )
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -37,10 +37,10 @@ WITH timed AS (
         s.local_nvme_bytes,
         s.time_measured,
         k.* EXCLUDE (knob),
-        CASE
+        w.expert_time_low * CASE
             WHEN s.time_measured THEN k.measured_time_low ELSE k.unmeasured_time_low
         END AS time_low,
-        CASE
+        w.expert_time_high * CASE
             WHEN s.time_measured THEN k.measured_time_high ELSE k.unmeasured_time_high
         END AS time_high,
         r.deadline_hours,
