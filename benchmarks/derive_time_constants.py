@@ -49,6 +49,10 @@ _ROUNDS = 40
 _SUSTAINED = 0.9
 
 
+_A100 = "A100-SXM-80GB|A100-SXM-40GB|A800-SXM-80GB"
+_HOPPER = "H100-SXM-80GB|H200-SXM-141GB|H800-SXM-80GB"
+
+
 @dataclass(frozen=True)
 class Constant:
     """One fitted constant: where it stands, what it starts from and how far that may be off.
@@ -112,7 +116,7 @@ def constants() -> list[Constant]:
         ),
     ]  # fmt: skip
     for owners, mamf in (
-        ("arch:Ampere", 0.869), ("arch:Hopper", 0.803), ("GB200-186GB", 0.729),
+        (_A100, 0.869), (_HOPPER, 0.803), ("GB200-186GB", 0.729),
         ("B200-SXM-180GB", 0.776), ("arch:Blackwell Ultra", 0.786), ("MI300X|arch:CDNA3", 0.511),
         ("MI325X", 0.604), ("arch:CDNA4", 0.626),
     ):  # fmt: skip
@@ -120,9 +124,9 @@ def constants() -> list[Constant]:
     # 500 of 700 W; consumer parts: large matmuls close to peak.
     found.append(_gpu("H100-SXM-96GB", "matmul_share", 0.58, 0.12))
     found.append(_gpu("RTX-3090", "matmul_share", 0.9, 0.05))
-    found.append(_gpu("RTX-4090|arch:Ada", "matmul_share", 0.9, 0.05))
+    found.append(_gpu("RTX-4090", "matmul_share", 0.9, 0.05))
     for owners, mamf in (
-        ("arch:Hopper", 0.709), ("GB200-186GB", 0.723), ("B200-SXM-180GB", 0.763),
+        (_HOPPER, 0.709), ("GB200-186GB", 0.723), ("B200-SXM-180GB", 0.763),
         ("arch:Blackwell Ultra", 0.745), ("MI300X|arch:CDNA3", 0.511), ("MI325X", 0.604),
         ("arch:CDNA4", 0.626), ("H100-SXM-96GB", 0.555),
     ):  # fmt: skip
@@ -130,26 +134,25 @@ def constants() -> list[Constant]:
     for owners in ("GB200-186GB", "B200-SXM-180GB", "arch:Blackwell Ultra"):
         found.append(_gpu(owners, "matmul4_share", 0.45, 0.2))
     for owners, prior in (
-        ("arch:Ampere", 0.70), ("arch:Hopper", 0.45), ("H100-SXM-96GB", 0.40),
+        (_A100, 0.70), (_HOPPER, 0.45), ("H100-SXM-96GB", 0.40),
         ("GB200-186GB", 0.45), ("B200-SXM-180GB", 0.45), ("arch:Blackwell Ultra", 0.5),
         ("MI300X|arch:CDNA3", 0.3), ("MI325X", 0.34), ("arch:CDNA4", 0.34),
-        ("RTX-3090", 0.6), ("RTX-4090|arch:Ada", 0.6),
+        ("RTX-3090", 0.6), ("RTX-4090", 0.6),
     ):  # fmt: skip
         found.append(_gpu(owners, "attention_share", prior, 0.2))
-    found.append(_gpu("arch:Hopper|H100-SXM-96GB", "attention_fa2_share", 0.31, 0.15))
+    found.append(_gpu(f"{_HOPPER}|H100-SXM-96GB", "attention_fa2_share", 0.31, 0.15))
     found.append(_gpu("MI300X|arch:CDNA3", "attention_fa2_share", 0.2, 0.2))
-    found.append(_gpu("arch:Ampere", "attention_fa1_share", 0.38, 0.25))
-    found.append(_gpu("arch:Hopper|H100-SXM-96GB", "attention_fa1_share", 0.24, 0.25))
+    found.append(_gpu(_A100, "attention_fa1_share", 0.38, 0.25))
+    found.append(_gpu(f"{_HOPPER}|H100-SXM-96GB", "attention_fa1_share", 0.24, 0.25))
     return found
 
 
 # Shares that are another's by the kernel they name: FlashAttention 2 is the best an Ampere or a
 # consumer card has.
 _SAME = {
-    ("arch:Ampere", "attention_fa2_share"): "attention_share",
+    **{(gpu, "attention_fa2_share"): "attention_share" for gpu in _A100.split("|")},
     ("RTX-3090", "attention_fa2_share"): "attention_share",
     ("RTX-4090", "attention_fa2_share"): "attention_share",
-    ("arch:Ada", "attention_fa2_share"): "attention_share",
 }
 
 

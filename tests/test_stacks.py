@@ -487,7 +487,8 @@ def test_sustained_rates_go_from_the_gpu_to_its_kind_to_any(
 ) -> None:
     gpus = catalogs.gpus
     assert book.efficiency(gpus["B200-SXM-180GB"]) is book.efficiencies["B200-SXM-180GB"]
-    assert book.efficiency(gpus["H100-SXM-80GB"]) is book.efficiencies["arch:Hopper"]
+    assert book.efficiency(gpus["H100-SXM-80GB"]) is book.efficiencies["H100-SXM-80GB"]
+    assert book.efficiency(gpus["GH200-96GB"]) is book.efficiencies["arch:Hopper"]
     odd = dataclasses.replace(gpus["L4"], key="X1", arch="Unheard-of")
     assert book.efficiency(odd) is book.efficiencies["arch:*"]
     for gpu in gpus.values():
