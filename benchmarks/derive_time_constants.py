@@ -317,6 +317,11 @@ def _own_rows(path: Path) -> set[tuple[str, str]]:
         return {(row["stack"], row["name"]) for row in csv.DictReader(handle)}
 
 
+def is_used(point: Point) -> bool:
+    """Whether a run takes part in the fit: clean, or kept apart for its experts' forced balance."""
+    return is_clean(point) or _shows_experts(point)
+
+
 def _shows_experts(point: Point) -> bool:
     """Whether a run is left out of the errors only because its experts' load was balanced by force.
 
@@ -446,7 +451,7 @@ def main() -> None:
     catalogs = load_catalogs()
     predictions = predict_runs(read_runs(None, catalogs), catalogs)
     known = [one for one in predictions if one.run and one.measured is not None]
-    used = [one for one in known if is_clean(one.point) or _shows_experts(one.point)]
+    used = [one for one in known if is_used(one.point)]
     runs = [one.run for one in used if one.run is not None]
     fit = Fit(runs, catalogs)
     everything = np.ones(len(runs), bool)
