@@ -41,7 +41,8 @@ from sweep.plan.shapes import model_table
 
 # Errors of this size and below count fully; larger ones less and less [relative].
 _USUAL_ERROR = 0.06
-# Rows of one source share what it does not say: n rows weigh as n^(1 - this).
+# Rows of one source share what it does not say: a residual is divided by n to this power, so that n
+# rows weigh as n^0.3.
 _SOURCE_DISCOUNT = 0.35
 _STEP = 1e-4
 _ROUNDS = 40

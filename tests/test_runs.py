@@ -234,6 +234,9 @@ def test_virtual_stages_of_a_run() -> None:
         ({"method": "rlhf"}, "method: found 'rlhf'"),
         ({"seq_len": "long"}, "seq_len: found 'long', allowed a number"),
         ({"precision": "fp8"}, "A100-SXM-80GB has no sustained fp8 rate"),
+        ({"gpu_count": "inf"}, "gpu_count: found 'inf', allowed a number from 1"),
+        ({"tp": "0"}, "tp: found '0', allowed a number from 1"),
+        ({"derived_tokens_per_s_per_gpu": "fast"}, "derived_tokens_per_s_per_gpu: found 'fast'"),
     ],
 )
 def test_what_cannot_be_predicted_says_why(
@@ -241,6 +244,7 @@ def test_what_cannot_be_predicted_says_why(
 ) -> None:
     found = of(catalogs, **changed)
     assert found.tokens_per_s is None
+    assert found.error is None
     assert reason in found.reason
 
 

@@ -38,6 +38,34 @@ _MLPERF = re.compile(r"mlperf")
 _GAUDI = re.compile(r"gaudi|habana", re.IGNORECASE)
 
 
+# No run has more of anything: GPUs, sequences or tokens of one.
+_MOST = 100_000_000
+
+
+def count(point: Point, column: str, default: int | None = None) -> int:
+    """A whole number of a run, 1 or more. Raises ValueError naming the column for anything else.
+
+    "8.0" is 8, and so is 8.4: sources print means of uneven batches.
+    """
+    found = point.number(column, default)
+    if default is not None and not point[column]:
+        return default
+    if not 0.5 <= found <= _MOST:
+        raise ValueError(f"{column}: found {point[column]!r}, allowed a number from 1 to {_MOST:,}")
+    return max(1, round(found))
+
+
+def published_tokens_per_s(point: Point) -> float | None:
+    """Published throughput, None where the source gives another figure [tokens/s per GPU]."""
+    column = "derived_tokens_per_s_per_gpu"
+    if not point[column]:
+        return None
+    found = point.number(column)
+    if not 0.0 < found < _MOST:
+        raise ValueError(f"{column}: found {point[column]!r}, allowed a number above 0")
+    return found
+
+
 def stack_of_run(point: Point) -> str:
     """The key of the stack a run used; a Hugging Face trainer where nothing else is named."""
     words = point["framework"].casefold()
@@ -47,12 +75,12 @@ def stack_of_run(point: Point) -> str:
         return "megatron"
     found = next((stack for pattern, stack in _STACKS if re.search(pattern, words)), "hf")
     sharding = point["zero_or_fsdp"].casefold()
-    several = point.number("gpu_count", 1.0) > 1
+    several = count(point, "gpu_count", 1) > 1
     if found in ("hf", "hf-fused") and "fsdp" in sharding and "fsdp2" not in sharding and several:
         return f"{found}-fsdp1"
     if found == "hf" and "zero-" in sharding and several:
         return "hf-deepspeed"
-    if found == "torchtitan" and point.number("tp", 1.0) > 1:
+    if found == "torchtitan" and count(point, "tp", 1) > 1:
         return "torchtitan-tp"
     return found
 
@@ -95,8 +123,7 @@ def quantization_of_run(point: Point, method: str) -> str:
 def zero_stage_of_run(point: Point, stack: str) -> int:
     """What the data-parallel ranks share."""
     words = point["zero_or_fsdp"].casefold()
-    ranks = point.number("gpu_count", 1.0)
-    if ranks <= 1:
+    if count(point, "gpu_count", 1) <= 1:
         return 0
     if re.search(r"zero-?3|full_?\s?shard|hsdp|fsdp|gemini", words):
         return 3
@@ -176,7 +203,7 @@ def is_kbit_prepared(point: Point) -> bool:
     Plain Transformers on one GPU does it; FSDP casts back, accelerated loaders leave it out.
     """
     words = f"{point['framework']} {point['precision']}".casefold()
-    if point.number("gpu_count", 1.0) > 1 or "gptq" in words:
+    if count(point, "gpu_count", 1) > 1 or "gptq" in words:
         return False
     return "accelerated" not in words and "unsloth" not in words
 
@@ -211,7 +238,7 @@ _USUAL_GBPS = 400.0
 
 def network_of_run(point: Point, gpu: Gpu, networks: Mapping[str, float]) -> float:
     """Network of one GPU: as stated, else the best sold with that card [bytes/s]."""
-    per_node = point.number("gpus_per_node", 8.0) or 8.0
+    per_node = count(point, "gpus_per_node", 8)
     for pattern in _NETWORKS:
         if match := pattern.search(point["interconnect"]):
             groups = match.groupdict()

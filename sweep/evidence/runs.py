@@ -28,6 +28,7 @@ _SEQUENCE_PARALLEL = ("megatron", "torchtitan", "torchtitan-tp", "nemo-automodel
 # Link domains from here on span the trays of a rack.
 _RACK_SCALE_GPUS = 32
 _DEFAULT_RANK = 16
+_USUAL_NODE_GPUS = 8
 # "Older board, slow lanes": read as PCIe 3.0 with eight lanes [bytes/s].
 _SLOW_LANES_BYTES_PER_S = 7.9e9
 
@@ -69,8 +70,10 @@ class RunPrediction:
     @property
     def measured(self) -> float | None:
         """Published throughput, None where the source gives another figure [tokens/s per GPU]."""
-        text = self.point["derived_tokens_per_s_per_gpu"]
-        return self.point.number("derived_tokens_per_s_per_gpu") if text else None
+        try:
+            return words.published_tokens_per_s(self.point)
+        except ValueError:
+            return None  # then there is no prediction either, and its reason names the cell
 
     @property
     def error(self) -> float | None:
@@ -103,6 +106,7 @@ def read_run(point: Point, catalogs: Catalogs, networks: Mapping[str, float]) ->
 
 def _read(point: Point, catalogs: Catalogs, networks: Mapping[str, float]) -> Run:
     assumed: list[str] = []
+    words.published_tokens_per_s(point)
     model = words.model_of_run(point, catalogs.models)
     gpu = words.gpu_of_run(point, catalogs.gpus)
     settings = settings_of_run(point, catalogs)
@@ -113,9 +117,9 @@ def _read(point: Point, catalogs: Catalogs, networks: Mapping[str, float]) -> Ru
     dtype = words.dtype_of_run(point, method)
     if not point["seq_len"]:
         raise Unpredictable("seq_len is not known")
-    seq_len = int(point.number("seq_len"))
+    seq_len = words.count(point, "seq_len")
     layout = _layout(point, stack, assumed)
-    dp = max(1, int(point.number("gpu_count", 1.0)) // (layout.tp * layout.pp * layout.cp))
+    dp = max(1, words.count(point, "gpu_count", 1) // (layout.tp * layout.pp * layout.cp))
     micro_batch, accumulation = _batch(point, dp, assumed)
     shape = _shape(model, method)
     zero_stage = words.zero_stage_of_run(point, stack)
@@ -125,7 +129,7 @@ def _read(point: Point, catalogs: Catalogs, networks: Mapping[str, float]) -> Ru
         stack=stack,
         precision=dtype,
         quantization=words.quantization_of_run(point, method),
-        lora_rank=int(point.number("lora_rank", _DEFAULT_RANK)) if method != "full" else 0,
+        lora_rank=words.count(point, "lora_rank", _DEFAULT_RANK) if method != "full" else 0,
         lora_target=(
             words.lora_target_of_run(point, stack, settings) if method != "full" else "none"
         ),
@@ -168,23 +172,23 @@ def _read(point: Point, catalogs: Catalogs, networks: Mapping[str, float]) -> Ru
 
 
 def _layout(point: Point, stack: str, assumed: list[str]) -> Layout:
-    if not point["tp"] and point.number("gpu_count", 1.0) > 1:
+    if not point["tp"] and words.count(point, "gpu_count", 1) > 1:
         assumed.append("layout")
-    tp, pp, cp, ep = (int(point.number(name, 1.0)) for name in ("tp", "pp", "cp", "ep"))
+    tp, pp, cp, ep = (words.count(point, name, 1) for name in ("tp", "pp", "cp", "ep"))
     return Layout(tp, pp, cp, ep, tp > 1 and stack in _SEQUENCE_PARALLEL)
 
 
 def _batch(point: Point, dp: int, assumed: list[str]) -> tuple[int, int]:
     """micro_batch and accumulation; 1 sequence where only the global batch is known."""
-    total = point.number("global_batch", 0.0)
+    total = words.count(point, "global_batch", 0)
     if point["micro_batch"]:
-        micro_batch = max(1, int(point.number("micro_batch")))
+        micro_batch = words.count(point, "micro_batch")
     elif total:
         assumed.append("micro_batch")
         micro_batch = 1
     else:
         raise Unpredictable("neither micro_batch nor global_batch is known")
-    stated = point.number("grad_accum", 1.0)
+    stated = words.count(point, "grad_accum", 1)
     accumulation = total / (micro_batch * dp) if total else stated
     return micro_batch, max(1, round(accumulation))
 
@@ -248,7 +252,7 @@ def _with_words(
 
 def _nodes(point: Point, gpu: Gpu, gpus: int, networks: Mapping[str, float]) -> tuple[int, float]:
     """GPUs that the fast link joins, and the network of as many [bytes/s]."""
-    per_node = max(1, int(point.number("gpus_per_node", 8.0) or 8))
+    per_node = words.count(point, "gpus_per_node", _USUAL_NODE_GPUS)
     per_gpu = words.network_of_run(point, gpu, networks)
     if gpu.link_kind == "switch" and gpu.link_domain_gpus >= _RACK_SCALE_GPUS:
         # Parallel groups are laid out inside the rack: the largest part of it that divides the job.
