@@ -388,13 +388,11 @@ class Quantity(IntEnum):
     LAYER_BUFFER = 72  # the same while a layer runs backward
     WHOLE_HIDDEN = 73  # hidden states of the head that tensor parallelism gathers whole
     EXPERT_ROOM = 74  # routed activations of the busiest expert-parallel rank above the mean
-    HALF_FLOP = 75  # head and adapters: never below 16 bits
+    HALF_FLOP = 75  # head, adapters and vision tower: never below 16 bits
     CAST_BYTES = 76
     PERMUTE_BYTES = 77
     STEP_EXPOSED = 78
-    UNIT_S = (
-        79  # part of LATENCY_S: what the collectives of sharded units cost beside their transfer
-    )
+    UNIT_S = 79  # part of LATENCY_S: collectives of sharded units beside their transfer
 
 
 QUANTITIES = len(Quantity)
