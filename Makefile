@@ -157,12 +157,18 @@ generated: .venv/.installed ## write the schema of specs and the table of column
 validate: .venv/.installed ## compare predicted with measured memory
 	@$(BIN)/sweep validate --estimators
 
+# llm-analysis, which `make bench` compares with: apart from ours, its dependencies are of 2023.
+.PHONY: peers
+peers: .venv/.installed ## install the planner that the benchmarks compare with into .venv-peers
+	@$(BIN)/python -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install -qq llm-analysis==0.2.2
+
 .PHONY: bench
 bench: .venv/.installed ## run the benchmarks and print their times
 	@$(BIN)/python -m pytest --quiet --benchmark-only benchmarks
 
 .PHONY: clean
 clean: ## remove .venv, caches and builds; the runs in outputs/ stay
-	@rm -rf .venv build dist .benchmarks .hypothesis .import_linter_cache \
+	@rm -rf .venv .venv-peers build dist .benchmarks .hypothesis .import_linter_cache \
 	    .mypy_cache .pytest_cache .ruff_cache
 	@find sweep tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,6 +58,10 @@ class Figures:
         met = value_bytes < below_bytes
         self._found.append(Figure(name, f"{value_bytes / 2**20:,.0f} MiB", wanted, met))
 
+    def ratio(self, name: str, value: float, at_least: float) -> None:
+        """How many times faster."""
+        self._found.append(Figure(name, f"{value:,.1f} x", f">= {at_least:g} x", value >= at_least))
+
     def text(self, name: str, value: str) -> None:
         """Anything else."""
         self._found.append(Figure(name, value, "", True))
