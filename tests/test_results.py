@@ -27,6 +27,7 @@ from run_folders import (
 
 from sweep import columns, results
 from sweep.errors import RunError
+from sweep.ranking import Filters, rank
 from sweep.results.queries import VIEW_FILES, view_sql
 
 Row = dict[str, Any]
@@ -320,9 +321,9 @@ def test_ties_are_what_the_bands_do_not_tell_apart(
     for question in plain.questions:
         ranked = plain.ranking(question, offers)[: max(places, 2)]
         ties = [tie(ranked[0], row, measure) for row in ranked[1:]]
-        for rank, tied in enumerate([any(ties), *ties][:places], start=1):
-            if rank <= len(ranked):
-                assert found.pop((question, rank)) == tied, (question, rank)
+        for place, tied in enumerate([any(ties), *ties][:places], start=1):
+            if place <= len(ranked):
+                assert found.pop((question, place)) == tied, (question, place)
                 seen.add(tied)
     assert not found
     if plain.run["max_usd"] is None:  # else few setups are left to compare
@@ -423,6 +424,20 @@ def test_cheapest_among_one_provider_ranks_from_one(opened: results.Results, pla
     wanted = [row for q in plain.questions for row in plain.ranking(q, offers)[:2]]
     query = "SELECT * FROM cheapest_among(providers := $1, places := 2) ORDER BY question, rank"
     assert_ranking(opened.rows(query.replace("$1", f"'{provider.upper()}'")), wanted)
+
+
+def test_answers_beyond_those_shown_are_counted(opened: results.Results, plain: Plain) -> None:
+    provider = next(o["provider"] for o in plain.offers.values() if o["rankable"])
+    for offers, wanted in (
+        (plain.best_offers(), "*"),
+        (plain.best_offers(provider=provider), provider),
+    ):
+        answered = [q for q in plain.questions if plain.ranking(q, offers)]
+        found = rank(opened, Filters(provider=wanted), most=1)
+        assert (found.asked, found.answered) == (len(plain.questions), len(answered))
+        last = tuple(plain.questions)[1:]
+        found = rank(opened, Filters(questions=last, provider=wanted), most=0)
+        assert (found.asked, found.answered) == (len(last), len({*answered} & {*last}))
 
 
 def test_named_cheapest_is_winner_and_runner_up(opened: results.Results, plain: Plain) -> None:
