@@ -24,6 +24,7 @@ from sweep.manifest import (
 )
 from sweep.results.queries import (
     FILLED,
+    ONE_KNOB,
     VIEW_FILES,
     definitions_hash,
     fill_sql,
@@ -178,14 +179,16 @@ def _fill(connection: duckdb.DuckDBPyConnection) -> None:
     """Fill best_by_shape by ranges of workloads, whatever the run's size in the same memory."""
     counts = connection.execute(
         "SELECT (SELECT count(*) FROM workloads), (SELECT count(*) FROM questions), "
-        "(SELECT count(DISTINCT shape) FROM setups), (SELECT max_usd IS NOT NULL FROM run)"
+        "(SELECT count(DISTINCT shape) FROM setups), max_usd IS NOT NULL, "
+        "keep = 'best' AND objective = 'usd' FROM run"
     ).fetchall()
-    workloads, questions, shapes, budget = counts[0]
+    workloads, questions, shapes, budget, one_knob = counts[0]
+    best = ONE_KNOB if one_knob else FILLED[0]
     groups_per_workload = max(1, questions * shapes // max(1, workloads))
     step = max(1, FILL_GROUPS // groups_per_workload)
     for first in range(0, workloads, step):
         last = min(first + step, workloads) - 1
-        connection.execute(fill_sql("best_by_shape", first, last))
+        connection.execute(fill_sql(best, first, last))
         # With a budget any answer may turn out too expensive, so that its misses are wanted too.
         if budget or connection.execute(f"FROM unanswered_of({first}, {last}) LIMIT 1").fetchall():
             connection.execute(fill_sql("near_misses", first, last))
