@@ -17,14 +17,6 @@ from processes import SPECS, Ended
 from sweep import engine, sink
 from sweep.catalogs import load_catalogs
 from sweep.columns import FACTS, VERDICTS
-from sweep.kernels.decide import (
-    ALLOCATED,
-    DEVICE,
-    HOST,
-    MEASURES,
-    NETWORK_PER_TOKEN,
-    SECONDS_PER_TOKEN,
-)
 from sweep.manifest import Manifest, write_durably
 from sweep.plan import Plan, build_plan
 from sweep.sink.encode import encode, pack_ids, unpack_ids
@@ -184,22 +176,20 @@ def test_writer_on_ready_columns(plan, ready, new_folders, timed, figures, rows_
 
 
 @pytest.mark.benchmark(group="steps")
-@pytest.mark.parametrize("step", ["decide", "convert", "encode", "list knobs", "write"])
+@pytest.mark.parametrize("step", ["decide", "encode", "list knobs", "write"])
 def test_step(plan, ready, tmp_path, timed, figures, step: str):
-    """What each step of a part costs, on one thread; `decide` includes `convert`."""
+    """What each step of a part costs, on one thread."""
     parts = [columns for _, columns in ready]
-    raw = [kernel_output(columns) for columns in parts]
     encoded = [encode(FACTS, "part", columns)[0] for columns in parts]
     path = tmp_path / "part"
     steps = {
         "decide": lambda: [engine.decide(plan, chunk) for chunk, _ in ready],
-        "convert": lambda: [engine._columns(*output) for output in raw],
         "encode": lambda: [encode(FACTS, "part", columns)[0] for columns in parts],
         "list knobs": lambda: [pack_ids(columns["knob"]) for columns in parts],
         "write": lambda: [write_durably(path, data) for data in encoded],
     }
     results, median_s = timed(steps[step], rounds=7)
-    if step in ("decide", "convert"):
+    if step == "decide":
         for result, columns in zip(results, parts, strict=True):
             assert all(np.array_equal(result[name], columns[name]) for name in columns)
     elif step == "encode":
@@ -211,15 +201,3 @@ def test_step(plan, ready, tmp_path, timed, figures, step: str):
         assert path.read_bytes() == encoded[-1]
     rows = sum(len(columns["knob"]) for columns in parts)
     figures.text(f"  {step}, 1 thread", f"{median_s / rows * 1e9:.1f} ns a row")
-
-
-def kernel_output(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Columns as a kernel leaves them: knobs in 64 bits, the measures side by side in 64 bits."""
-    measures = np.empty((len(columns["knob"]), MEASURES))
-    measures[:, SECONDS_PER_TOKEN] = columns["seconds_per_token"]
-    measures[:, ALLOCATED] = columns["allocated_bytes"]
-    measures[:, DEVICE] = columns["device_bytes"]
-    measures[:, HOST] = columns["host_bytes"]
-    measures[:, NETWORK_PER_TOKEN] = columns["network_bytes_per_token"]
-    knobs = columns["knob"].astype(np.int64)
-    return columns["workload"], columns["setup"], columns["verdict"], knobs, measures

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sweep import sink
-from sweep.columns import NO_KNOB, VERDICTS
+from sweep.columns import FACTS, NO_KNOB, VERDICTS, arrow_schema
 from sweep.kernels.compile import kernel_hash
 from sweep.kernels.decide import (
     ALLOCATED,
@@ -24,9 +24,9 @@ from sweep.kernels.decide import (
     MEASURES,
     NETWORK_PER_TOKEN,
     SECONDS_PER_TOKEN,
-    decide_all,
     decide_best,
 )
+from sweep.kernels.every import decide_all
 from sweep.kernels.tables import Verdict
 from sweep.manifest import Manifest, RunIdentity
 from sweep.plan import Plan, dimensions
@@ -184,18 +184,17 @@ def decide_pairs(plan: Plan, first: int, last: int) -> dict[str, np.ndarray]:
 
 def decide_scenarios(plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:
     """The facts of every scenario of a chunk."""
-    rows = chunk.scenarios
-    workload = np.empty(rows, np.uint32)
-    setup = np.empty(rows, np.uint32)
-    verdicts = np.empty(rows, np.uint8)
-    knobs = np.empty(rows, np.int64)
-    measures = np.empty((rows, MEASURES))
+    # In the order and the types of the file, which the kernel writes: nothing is left to convert.
+    columns = {
+        field.name: np.empty(chunk.scenarios, field.type.to_pandas_dtype())
+        for field in arrow_schema(FACTS)
+    }
     written = decide_all(
         chunk.first, chunk.last, chunk.first_class, chunk.last_class, *_kernel_tables(plan),
-        plan.candidates[chunk.first : chunk.last], workload, setup, verdicts, knobs, measures,
+        plan.candidates[chunk.first : chunk.last], *columns.values(),
     )  # fmt: skip
-    assert written == rows, (written, rows)
-    return _columns(workload, setup, verdicts, knobs, measures)
+    assert written == chunk.scenarios, (written, chunk.scenarios)
+    return columns
 
 
 def _feasible(plan: Plan, chunk: Chunk) -> dict[str, np.ndarray]:

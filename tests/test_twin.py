@@ -211,6 +211,50 @@ def test_the_race_and_the_plain_step_agree_and_keep_the_boundary(plan: Plan):
                 assert state[2, j] > 1.0
 
 
+def test_candidates_side_by_side_are_the_plain_step_to_the_bit(plan: Plan):
+    from sweep.kernels import decide, every
+    from sweep.kernels.tables import MATMUL_BF16_S
+
+    tables = plan.tables
+    seen = set()
+    for w in range(0, len(plan.workloads), max(1, len(plan.workloads) // 5)):
+        for k in np.flatnonzero(plan.candidates[w]):
+            table, identity, lines, line_count = decide.scratch(
+                w, w + 1, tables.workloads, tables.splits, tables.forms, plan.candidates[w : w + 1]
+            )
+            found = decide.fill_candidates(
+                w, k, tables.workloads, plan.choices.table, tables.layouts, tables.splits,
+                tables.models, tables.features, tables.forms, tables.programs, tables.cases,
+                tables.stacks, tables.classes, len(plan.global_batches), lines, line_count, table,
+                identity,
+            )  # fmt: skip
+            terms, answers = np.empty((every.TERMS, found)), np.empty((2, found))
+            every.turn(table, found, terms)
+            ends = np.empty(found, np.int64)
+            kinds = every.kinds_of(identity, found, ends)
+            setup = int(tables.classes.first[k])
+            begin = 0
+            for end in ends[:kinds]:
+                dtype, offload, attention = (int(number) for number in identity[begin, 1:])
+                assert (identity[begin:end, 1:] == identity[begin, 1:]).all()
+                every.time_kind(
+                    terms, answers, begin, end, dtype, offload, attention, tables.setups, setup
+                )
+                unsupported = tables.setups[MATMUL_BF16_S + dtype, setup] == math.inf
+                for n in range(begin, end):
+                    plain_s, verdict = 0.0, int(Verdict.UNSUPPORTED)
+                    if not unsupported:
+                        plain_s = decide.seconds_per_token(
+                            table[n], dtype, attention, tables.setups, setup
+                        )
+                        verdict = decide.memory_verdict(table[n], offload, tables.setups, setup)
+                    assert (answers[0, n], answers[1, n]) == (plain_s, verdict)
+                    seen.add(verdict)
+                begin = end
+            assert begin == found
+    assert {Verdict.FITS, Verdict.GPU_MEMORY} <= seen
+
+
 def test_a_stage_without_a_head_takes_for_ever_where_the_dtype_is_lacking():
     """No FLOP at no rate are no number (0 x inf), and what is no number is not slower than anything."""
     from sweep.kernels import decide

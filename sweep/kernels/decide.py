@@ -316,53 +316,9 @@ def decide_best(first, last, workloads, choices, layouts, splits, models, featur
                     )  # fmt: skip
 
 
-@kernel
-def decide_all(first, last, first_class, last_class, workloads, choices, layouts, splits, models,
-               features, forms, programs, cases, stacks, setups, classes, batches,
-               candidate_counts, workload_ids, setup_ids, verdicts,
-               knobs, measures):  # fmt: skip
-    """Write every scenario of workloads and classes in the ranges: by workload, setup, knob.
-
-    Fills workload_ids u32, setup_ids u32, verdicts u8, knobs i64, measures f64 [rows, MEASURES] for
-    the sum over workloads and classes of candidates x setups; returns that number.
-    """
-    table, identity, lines, lines_known = scratch(
-        first, last, workloads, splits, forms, candidate_counts
-    )
-    start = 0
-    for w in range(first, last):
-        lines_known[:] = 0
-        for k in range(first_class, last_class):
-            found = fill_candidates(
-                w, k, workloads, choices, layouts, splits, models, features, forms, programs, cases, stacks,
-                classes, batches, lines, lines_known, table, identity,
-            )  # fmt: skip
-            for i in range(classes.first[k], classes.last[k]):
-                for candidate in range(found):
-                    row = start + candidate
-                    out = table[candidate]
-                    dtype = identity[candidate, _DTYPE]
-                    seconds = 0.0
-                    if setups[MATMUL_BF16_S + dtype, i] == math.inf:
-                        verdict = _UNSUPPORTED
-                    else:
-                        seconds = seconds_per_token(
-                            out, dtype, identity[candidate, _ATTENTION], setups, i
-                        )
-                        verdict = memory_verdict(out, identity[candidate, _OFFLOAD], setups, i)
-                    workload_ids[row] = w
-                    setup_ids[row] = i
-                    write_row(
-                        row, out, identity[candidate, _KNOB], verdict, seconds, verdicts, knobs,
-                        measures,
-                    )  # fmt: skip
-                start += found
-    return start
-
-
 @scalar
 def seconds_per_token(out, dtype, attention, setups, i):
-    """Step time over the tokens of a step on setup i [s/token]."""
+    """Step time over the tokens of a step on setup i [s/token]: the plain form of `race` and `every`."""
     seconds = _c.step_seconds(
         out,
         setups[MATMUL_BF16_S + dtype, i],
@@ -378,7 +334,10 @@ def seconds_per_token(out, dtype, attention, setups, i):
 
 @scalar
 def memory_verdict(out, offload, setups, i):
-    """Whether a candidate fits the GPUs and the hosts of setup i, and what is too small if not."""
+    """Whether a candidate fits the GPUs and the hosts of setup i, and what is too small if not.
+
+    The plain form of what `race` and `every` decide in their loops.
+    """
     if out[_c.DEVICE] > setups[DEVICE_LIMIT, i]:
         return _GPU
     limit = setups[OFFLOAD_LIMIT, i] if offload != 0 else setups[HOST_LIMIT, i]
