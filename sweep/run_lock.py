@@ -9,7 +9,7 @@ import os
 import socket
 from pathlib import Path
 
-from sweep.errors import RunError
+from sweep.errors import FolderInUse, RunError
 from sweep.manifest import write_error
 from sweep.shards import Shard
 
@@ -19,7 +19,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class RunLock:
-    """Held from construction to `release`. Raises RunError while it cannot be had.
+    """Held from construction to `release`. Raises FolderInUse while others hold it, else RunError.
 
     The whole folder belongs to one process, or shares of it to shards: these hold `run.lock` together
     and a lock of their own each. Locks are the system's (flock), so a killed process leaves files
@@ -62,7 +62,7 @@ def _take(path: Path, kind: int, who: str = "") -> int:
         except BlockingIOError as error:
             owner = _owner(path, handle)
             os.close(handle)
-            raise RunError(
+            raise FolderInUse(
                 f"{path.parent}: {who}{owner} writing here; wait until that is done, "
                 f"or choose another folder"
             ) from error

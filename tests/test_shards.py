@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,9 @@ def test_finish_names_the_commands_that_compute_what_is_left(whole: Path, tmp_pa
         (["--shard", "first"], "allowed i/n"),
         (["--shard", "0/2", "--fresh"], "would remove the parts of the other shards"),
         (["--shard", "0/2", "--fail-infeasible"], "goes with `sweep finish`"),
+        (["--shard", "0/2", "--on", "ray"], "--shard does not go with --on"),
+        (["--threads", "2", "--on", "ray"], "--threads does not go with --on"),
+        (["--address", "auto"], "it goes with --on ray"),
     ],
 )
 def test_a_shard_that_cannot_be_run_is_bad_usage(
@@ -349,6 +353,15 @@ def test_a_shard_that_cannot_be_run_is_bad_usage(
     found = refused("run", whole / "long.toml", "--out", tmp_path / "out", *more)
     assert said in " ".join(found.split())
     assert "--help" in found
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_it_says_how_to_install_it(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = refused("run", whole / "long.toml", "--out", tmp_path / "out", "--on", "ray", code=1)
+    assert said.endswith("Error: Ray is not installed; install it with: pip install 'sweep[ray]'\n")
     assert not (tmp_path / "out").exists()
 
 

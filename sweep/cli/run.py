@@ -23,6 +23,7 @@ from sweep.shards import Shard, parse_shard
 
 if TYPE_CHECKING:
     from sweep.engine import ShardResult
+    from sweep.manifest import Manifest
     from sweep.progress import Progress
 
 T = TypeVar("T")
@@ -45,6 +46,10 @@ def _read_shard(ctx: click.Context, parameter: click.Parameter, text: str | None
               help="Folder of the results; a run begun there is finished.")  # fmt: skip
 @click.option("--shard", metavar="i/n", callback=_read_shard,
               help="Decide one of n shares of the run, i from 0 to n - 1; then `sweep finish`.")  # fmt: skip
+@click.option("--on", type=click.Choice(["ray"]),
+              help="Decide on a Ray cluster; all its nodes see DIR.")  # fmt: skip
+@click.option("--address", metavar="ADDRESS",
+              help="The cluster's; else RAY_ADDRESS, the one on this machine, or a new one.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), metavar="N",
               help="Threads; as many as processors if not given. The results do not depend on it.")  # fmt: skip
 @click.option("--keep", type=click.Choice(vocabulary.KEEPS),
@@ -60,6 +65,8 @@ def command(
     spec_path: Path,
     folder: Path,
     shard: Shard | None,
+    on: str | None,
+    address: str | None,
     threads: int | None,
     keep: str | None,
     fresh: bool,
@@ -85,6 +92,13 @@ def command(
         )
     if shard and fail_infeasible:
         raise click.UsageError("--fail-infeasible goes with `sweep finish`: a shard ranks nothing")
+    if on and (shard or threads):
+        raise click.UsageError(
+            f"--{'shard' if shard else 'threads'} does not go with --on: each processor of the "
+            "cluster takes shards"
+        )
+    if address and not on:
+        raise click.UsageError("--address is that of a Ray cluster: it goes with --on ray")
     planned = plan_spec(spec_path, keep)
     plan = planned.plan
     threads = threads or usable_threads()
@@ -93,7 +107,8 @@ def command(
             f"{planned.spec.name}{f', shard {shard}' if shard else ''}: "
             f"{count_of(plan.scenarios, 'scenario')}, "
             f"{count_of(len(plan.workloads), 'workload')} on "
-            f"{count_of(len(plan.setups), 'setup')}, {count_of(threads, 'thread')}"
+            f"{count_of(len(plan.setups), 'setup')}, "
+            f"{'on Ray' if on else count_of(threads, 'thread')}"
         )
     wanted = Wanted(no_ranking, quiet, as_json, fail_infeasible)
     if shard:
@@ -101,12 +116,18 @@ def command(
         return _run_shard(planned, folder, shard, threads, next_words, wanted)
     from sweep import engine
 
-    def work(progress: Progress, stop: threading.Event) -> Any:
+    def work(progress: Progress, stop: threading.Event) -> Manifest:
+        if on:
+            from sweep.on_ray import run_on_ray
+
+            return run_on_ray(
+                plan, folder, address=address, progress=progress, stop=stop, resume=not fresh
+            )
         return engine.run(
             plan, folder, threads=threads, progress=progress, stop=stop, resume=not fresh
         )
 
-    outcome = _watched(work, planned, folder, threads, quiet=quiet)
+    outcome = _watched(work, planned, folder, 0 if on else threads, quiet=quiet)
     if outcome is None:
         return INTERRUPTED
     manifest, progress = outcome
@@ -163,14 +184,17 @@ def _watched(
     *,
     quiet: bool,
 ) -> tuple[T, Progress] | None:
-    """The engine with progress and signals around it; None if it was interrupted."""
+    """The engine with progress and signals around it; None if it was interrupted.
+
+    `threads` are this process's own; with 0 others decide, which says nothing of its speed.
+    """
     from sweep import engine
     from sweep.cli.speed import remember_speed
     from sweep.kernels.compile import CACHE_FOLDER
     from sweep.progress import Progress
 
     compiled = CACHE_FOLDER is not None and any(CACHE_FOLDER.rglob("*.nbi"))
-    if not (compiled or quiet):
+    if threads and not (compiled or quiet):
         say("compiling the kernels, which takes about 10 s (once for this version of sweep)")
     stop = threading.Event()
     progress = Progress(None if quiet else sys.stderr, color=not os.environ.get("NO_COLOR"))
@@ -184,7 +208,7 @@ def _watched(
             f"in {folder}; to go on: sweep {arguments}"
         )
         return None
-    if compiled:
+    if threads and compiled:
         decided = progress.done - progress.before
         remember_speed(planned.spec.results.keep, decided, progress.seconds, threads)
     return found, progress

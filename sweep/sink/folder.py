@@ -103,7 +103,8 @@ def take_shard(folder: Path, identity: RunIdentity, part_count: int, shard: Shar
                 raise _not_ours(folder, other)
             _write_identity(folder, identity, part_count, tag=shard.tag)
     manifest = _former_manifest(folder)
-    _refuse_other_run(folder, identity, part_count, manifest)
+    remedy = "choose another folder with --out, or delete this one before the first shard starts"
+    _refuse_other_run(folder, identity, part_count, manifest, remedy)
     for name in _FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     _remove_partial_files(folder, shard)
