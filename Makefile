@@ -116,6 +116,10 @@ FORCE:
 test: .venv/.installed ## run the tests
 	@$(BIN)/python -m pytest --quiet
 
+.PHONY: test-faults
+test-faults: .venv/.installed ## kill runs at 50 moments and look whether they go on (3 minutes)
+	@$(BIN)/python -m pytest --quiet -m faults
+
 # Each check is a target of its own: all of them report, and `make -j2 lint` runs two at once.
 LINTS := lint-style lint-types lint-imports lint-catalogs lint-generated
 .PHONY: lint $(LINTS)

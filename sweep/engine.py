@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,6 +31,7 @@ from sweep.kernels.tables import Verdict
 from sweep.manifest import Manifest, RunIdentity
 from sweep.plan import Plan, dimensions
 from sweep.plan.setups import setup_columns
+from sweep.shards import Shard
 from sweep.spec import Spec, canonical
 
 # A part holds about this many rows (all, feasible) or decides about this many scenarios (best), and no
@@ -249,6 +250,66 @@ def run(
         return output.commit(lambda ids: dimensions.knob_columns(plan, ids), threads=threads)
 
 
+@dataclass(frozen=True)
+class ShardResult:
+    """What one shard has finished: its parts of all, their scenarios, rows and bytes."""
+
+    shard: Shard
+    parts: int
+    part_count: int
+    scenarios: int
+    rows: int
+    size_bytes: int
+
+
+def run_shard(
+    plan: Plan,
+    folder: Path,
+    shard: Shard,
+    *,
+    threads: int,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> ShardResult:
+    """Decide the parts of one shard into a folder that other shards may be writing to as well.
+
+    `finish` makes a run of it once all shards are there. Raises what `run` raises.
+    """
+    parts = chunks(plan)
+    mine = shard.parts(len(parts))
+    total = sum(parts[index].scenarios for index in mine)
+    stop = stop or threading.Event()
+    with sink.open_run(folder, identity(plan), part_count=len(parts), shard=shard) as output:
+        _run_parts(plan, parts, output, threads, progress, stop, total)
+        found = output.parts
+    return ShardResult(
+        shard=shard,
+        parts=len(found),
+        part_count=len(parts),
+        scenarios=sum(part.scenarios for part in found),
+        rows=sum(part.rows for part in found),
+        size_bytes=sum(part.size_bytes for part in found),
+    )
+
+
+def finish(plan: Plan, folder: Path, sources: Sequence[Path] = ()) -> Manifest:
+    """Make a run of what its shards have written, here or into the folders `sources`.
+
+    Reads every part and compares it with its hash. Raises sink.Incomplete if parts are missing or
+    damaged, RunError for what is wrong with a folder.
+    """
+    parts = chunks(plan)
+    run_identity = identity(plan)
+    for place in sources or [folder]:
+        sink.require_same_run(place, run_identity, len(parts))
+    with sink.open_run(folder, run_identity, part_count=len(parts)) as output:
+        output.check_parts()
+        output.fetch_parts(sources)
+        output.require_parts()
+        write_dimensions(plan, output)
+        return output.commit(lambda ids: dimensions.knob_columns(plan, ids))
+
+
 def _run_parts(
     plan: Plan,
     parts: list[Chunk],
@@ -266,7 +327,8 @@ def _run_parts(
         output.write_part(index, columns, parts[index].scenarios, verdicts)
         return parts[index].scenarios
 
-    todo = [index for index in range(len(parts)) if index not in output.finished_parts]
+    done_before = output.finished_parts
+    todo = [index for index in output.indices if index not in done_before]
     done = output.finished_scenarios
     if progress:
         progress(done, total)
@@ -302,4 +364,15 @@ def write_dimensions(plan: Plan, output: sink.Run) -> None:
     )
 
 
-__all__ = ["Chunk", "Interrupted", "chunks", "decide", "identity", "run", "version"]
+__all__ = [
+    "Chunk",
+    "Interrupted",
+    "ShardResult",
+    "chunks",
+    "decide",
+    "finish",
+    "identity",
+    "run",
+    "run_shard",
+    "version",
+]

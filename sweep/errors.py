@@ -27,6 +27,10 @@ class RunError(SweepError):
     """The output folder or a finished run cannot be used: exit code 1."""
 
 
+class FolderInUse(RunError):
+    """Another process writes to the output folder: it may be free later."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One finding: where it is, what was found, what would be allowed, what to do."""

@@ -45,6 +45,11 @@ class RunIdentity:
             "versions": hashlib.sha256(versions.encode()).hexdigest(),
         }
 
+    def sha256(self, part_count: int) -> str:
+        """All of that and the number of parts as one hash: receipts bear it, parts of other runs do not."""
+        text = json.dumps([self.hashes(), part_count], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -172,13 +177,16 @@ def require_intact(folder: Path, manifest: Manifest, *, read: bool = False) -> N
         raise RunError("\n".join(shown) + f"\n{AGAIN} (`sweep run`): {remedy}")
 
 
-def write_durably(path: Path, data: Any, *, sync: bool = True) -> None:
+def write_durably(path: Path, data: Any, *, sync: bool = True, tag: str = "") -> None:
     """Write bytes to a temporary name, sync, rename: the file is whole or not there.
 
     A rename survives a power cut only after `sync_folder`; without `sync` neither do the bytes.
+    Processes that may write the same file at a time have each a `tag` of their own.
     Raises RunError that says what to do if the disk is full or the folder cannot be written.
     """
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    partial = path.with_name(
+        f"{path.name}.{tag}{PARTIAL_SUFFIX}" if tag else path.name + PARTIAL_SUFFIX
+    )
     try:
         with partial.open("wb", buffering=0) as handle:
             view = memoryview(data).cast("B")

@@ -39,7 +39,7 @@ SWEEPS = sorted((ROOT / "catalogs" / "sweeps").glob("*.toml"))
 BAD_SPECS = Path(__file__).parent / "data" / "bad_specs"
 PROGRAM = [sys.executable, "-c", "import sys; from sweep.cli import main; sys.exit(main())"]
 COMMANDS = (
-    "run", "plan", "top", "sql", "explain", "catalog", "catalog list", "catalog show",
+    "run", "finish", "plan", "top", "sql", "explain", "catalog", "catalog list", "catalog show",
     "catalog check", "schema", "warmup",
 )  # fmt: skip
 # Llama fits one GPU; DeepSeek-R1 has 671 G parameters and fits none of these machines; 100 GB in a
@@ -892,10 +892,11 @@ def test_five_mistakes_are_told_at_once(tmp_path: Path) -> None:
     assert all(re.match(r"\S+five_mistakes\.toml:\d+:\d+: ", line) for line in lines)
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "top", "sql", "explain"])
+@pytest.mark.parametrize("command", ["plan", "run", "finish", "top", "sql", "explain"])
 def test_a_file_or_folder_that_is_not_there(tmp_path: Path, command: str) -> None:
-    more = {"run": ["--out", "out"], "sql": ["SELECT 1"]}.get(command, [])
-    code = 2 if command in ("plan", "run") else 1
+    out = ["--out", "out"]
+    more = {"run": out, "finish": out, "sql": ["SELECT 1"]}.get(command, [])
+    code = 2 if command in ("plan", "run", "finish") else 1
     text = refused(command, "nowhere", *more, code=code, cwd=tmp_path)
     assert "nowhere" in text
     assert "no such" in text

@@ -21,6 +21,7 @@ DONE, FAILURE, BAD_INPUT, NOTHING_FEASIBLE, INTERRUPTED = 0, 1, 2, 3, 130
 # In the order `sweep --help` lists them. Each module holds one `command`.
 COMMANDS = {
     "run": "sweep.cli.run",
+    "finish": "sweep.cli.finish",
     "plan": "sweep.cli.plan",
     "top": "sweep.cli.top",
     "sql": "sweep.cli.sql",
