@@ -16,6 +16,7 @@ import numpy as np
 
 from sweep import sink
 from sweep.columns import NO_KNOB, VERDICTS
+from sweep.kernels.best import choose_best
 from sweep.kernels.compile import kernel_hash
 from sweep.kernels.decide import (
     ALLOCATED,
@@ -25,7 +26,6 @@ from sweep.kernels.decide import (
     NETWORK_PER_TOKEN,
     SECONDS_PER_TOKEN,
     decide_all,
-    decide_best,
 )
 from sweep.kernels.tables import Verdict
 from sweep.manifest import Manifest, RunIdentity
@@ -174,9 +174,10 @@ def decide_pairs(plan: Plan, first: int, last: int) -> dict[str, np.ndarray]:
     verdicts = np.empty(rows, np.uint8)
     knobs = np.empty(rows, np.int64)
     measures = np.empty((rows, MEASURES))
-    decide_best(
-        first, last, *_kernel_tables(plan), plan.candidates[first:last], verdicts, knobs, measures
-    )
+    choose_best(
+        first, last, *_kernel_tables(plan), plan.tables.kinds, plan.candidates[first:last], verdicts,
+        knobs, measures,
+    )  # fmt: skip
     workload = np.repeat(np.arange(first, last, dtype=np.uint32), setups)
     setup = np.tile(np.arange(setups, dtype=np.uint32), last - first)
     return _columns(workload, setup, verdicts, knobs, measures)

@@ -148,6 +148,23 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
 
     Derivation: docs/physics.md sections 2 to 5.
     """
+    memory_terms(
+        out, spare, lines, model, program, case, stack, seq_len, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
+    )  # fmt: skip
+    time_terms(
+        out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
+    )  # fmt: skip
+
+
+@scalar
+def memory_terms(out, spare, lines, model, program, case, stack, seq_len, global_batch, micro_batch,
+                 gpus, gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel):  # fmt: skip
+    """Fill in what one GPU and one node hold; time plays no part.
+
+    Derivation: docs/physics.md sections 2 to 4.
+    """
     tokens = micro_batch * seq_len / cp
     accumulation = global_batch / (micro_batch * dp)
     shards = dp * cp
@@ -173,10 +190,6 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
                 out[i] = spare[i]
     out[OFFLOADED] = offloaded
     out[HOST] = gpus_per_node * (stack.process_bytes + offloaded)
-    time_terms(
-        out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
-        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
-    )  # fmt: skip
 
 
 @scalar

@@ -278,6 +278,23 @@ class Classes(NamedTuple):
     gpus_per_node: np.ndarray
 
 
+class Kinds(NamedTuple):
+    """What tells the setups of a class apart but for host RAM: one column for all that are equal.
+
+    Within a class the kind with most GPU memory comes first, so that the kinds a candidate fits are
+    the first ones. Where a class is one node the network does not count, nor the link of one GPU.
+    """
+
+    rates: (
+        np.ndarray
+    )  # [SETUP_ROWS, N] as the setup table; limits and inverses of hosts mean nothing
+    first: np.ndarray  # [K]
+    last: np.ndarray  # one past
+    of_setup: np.ndarray  # [J]
+    least_host: np.ndarray  # [K, 2] bytes: least HOST_LIMIT and OFFLOAD_LIMIT among the class
+    most_host: np.ndarray  # [K, 2] bytes
+
+
 class Workloads(NamedTuple):
     """What is asked [W]: a model, a length, the cases (programs) and batches tried."""
 
