@@ -91,7 +91,7 @@ def test_the_same_on_the_whole_catalog(everything: Plan, where: float) -> None:
 
 def test_the_same_with_every_knob(twin: Plan) -> None:
     verdicts, _, _ = compare(twin, 0, len(twin.workloads))
-    assert set(verdicts) >= {Verdict.FITS, Verdict.GPU_MEMORY, Verdict.HOST_MEMORY}
+    assert {Verdict.FITS, Verdict.GPU_MEMORY} <= set(verdicts)
 
 
 def test_the_same_where_host_memory_decides(offloads: Plan) -> None:

@@ -41,7 +41,7 @@ from sweep.kernels.tables import (
     MEMORY_S,
     NETWORK_S,
     PCIE_S,
-    QUANTITIES,
+    ROOM,
     Quantity,
     Verdict,
 )
@@ -339,13 +339,13 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
         most_cases = max(most_cases, workloads.last_case[w] - workloads.first_case[w])
     lines = np.empty((most_cases, splits.tp.shape[0], 2 + 2 * forms.backward.shape[1], 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
-    out = np.zeros(QUANTITIES)
-    spare = np.zeros(QUANTITIES)
+    out = np.zeros(ROOM)
+    spare = np.zeros(ROOM)
     fits = np.empty((most, MEASURES))
     fit_knobs = np.empty(most, np.int64)
     misses = np.empty((most, _MISS), np.int64)
     needs = np.empty((most, 2))
-    missed = np.empty((most, QUANTITIES))
+    missed = np.empty((most, ROOM))
     missed_knob = np.empty(most, np.int64)
     missed_attention = np.empty(most, np.int64)
     fastest_s = np.empty(setup_count)

@@ -17,7 +17,14 @@ from sweep.kernels.memory import (
     stage_bytes,
 )
 from sweep.kernels.tables import Quantity
-from sweep.kernels.time import communication_terms, compute_terms, fullest_stage, norm4
+from sweep.kernels.time import (
+    communication_rest,
+    communication_terms,
+    compute_rest,
+    compute_terms,
+    fullest_stage,
+    norm4,
+)
 
 ALLOCATED = int(Quantity.ALLOCATED)
 DEVICE = int(Quantity.DEVICE)
@@ -199,23 +206,47 @@ def time_terms(out, model, program, case, stack, seq_len, vision_flop, global_ba
 
     Derivation: docs/physics.md section 5.
     """
-    tokens = micro_batch * seq_len / cp
-    accumulation = global_batch / (micro_batch * dp)
+    time_rest(
+        out, model, program, case, stack, seq_len, gpus_per_node, dp, tp, pp, cp, ep,
+        sequence_parallel,
+    )  # fmt: skip
+    time_tokens(
+        out, out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep,
+    )  # fmt: skip
+
+
+@scalar
+def time_rest(out, model, program, case, stack, seq_len, gpus_per_node, dp, tp, pp, cp, ep,
+              sequence_parallel):  # fmt: skip
+    """Fill in what of a step's work and traffic does not grow with the micro-batch."""
     virtual_stages = stack.virtual_stages if pp > 1 else 1.0
     stage_share, head_here = fullest_stage(model.layers, pp, virtual_stages)
     etp = expert_split(tp, ep, dp * cp)
+    compute_rest(
+        out, model, program, case, stack, seq_len, tp, ep, etp, sequence_parallel, stage_share,
+        head_here,
+    )  # fmt: skip
+    communication_rest(
+        out, model, program, case, stack, gpus_per_node, tp, pp, ep, etp, dp * cp, stage_share
+    )
+
+
+@scalar
+def time_tokens(out, rest, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch,
+                gpus, gpus_per_node, dp, tp, pp, cp, ep):  # fmt: skip
+    """Fill in the work and traffic of a micro-batch, from what `time_rest` left in `rest` (or in out)."""
+    tokens = micro_batch * seq_len / cp
+    accumulation = global_batch / (micro_batch * dp)
     out[TOKENS] = tokens
     out[ACCUMULATION] = accumulation
     out[TOKENS_PER_STEP] = global_batch * seq_len
-    compute_terms(
-        out, model, program, case, stack, seq_len, tokens, tp, pp, ep, etp,
-        sequence_parallel, stage_share, head_here,
-    )  # fmt: skip
+    compute_terms(out, rest, model, program, case, stack, seq_len, tokens, tp)
     # A frozen tower computes in 16 bits.
     out[HALF_FLOP] += micro_batch * vision_flop
     communication_terms(
-        out, model, program, case, stack, tokens, accumulation, gpus, gpus_per_node, tp,
-        pp, cp, ep, etp, dp * cp, stage_share, virtual_stages,
+        out, rest, model, program, stack, tokens, accumulation, gpus, gpus_per_node, tp, pp, cp, ep,
+        stack.virtual_stages if pp > 1 else 1.0,
     )  # fmt: skip
 
 

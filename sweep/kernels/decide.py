@@ -22,7 +22,7 @@ from sweep.kernels.tables import (
     NETWORK_S,
     OFFLOAD_LIMIT,
     PCIE_S,
-    QUANTITIES,
+    ROOM,
     Quantity,
     Verdict,
 )
@@ -49,7 +49,7 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                     cases, stacks, classes, batches, lines, lines_known, table, identity):  # fmt: skip
     """Evaluate every knob combination of workload w on class k into `table`; returns how many.
 
-    table [N, QUANTITIES] takes the quantities, identity i64 [N, IDENTITY] knob number, dtype, offload
+    table [N, ROOM] takes the quantities, identity i64 [N, IDENTITY] knob number, dtype, offload
     and attention kernel.
     `lines` and `lines_known` hold the layer lines of this workload, computed when first needed.
     """
@@ -62,7 +62,7 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
     micro_count = choices.micro_batches.shape[0]
     first_case = workloads.first_case[w]
     found = 0
-    spare = np.zeros(QUANTITIES)
+    spare = np.zeros(ROOM)
     for at in range(first_case, workloads.last_case[w]):
         case = cases[workloads.case_list[at]]
         p = case.program
@@ -242,7 +242,7 @@ def scratch(first, last, workloads, splits, forms, candidate_counts):
         most_cases = max(most_cases, workloads.last_case[w] - workloads.first_case[w])
     most = max(1, candidate_counts.max())
     rows = 2 + 2 * forms.backward.shape[1]
-    table = np.empty((most, QUANTITIES))
+    table = np.empty((most, ROOM))
     identity = np.empty((most, IDENTITY), np.int64)
     lines = np.empty((most_cases, splits.tp.shape[0], rows, 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)

@@ -413,3 +413,37 @@ class Quantity(IntEnum):
 
 
 QUANTITIES = len(Quantity)
+# Beyond the quantities an array of them has room for what their formulas share among micro-batches: the
+# parts that do not grow with tokens, computed once a layout.
+(
+    FIRST_LAYERS,  # layers of the first and of the second group on the stage
+    SECOND_LAYERS,
+    KEPT_PER_TOKEN,
+    KEPT_FIRST,  # bytes kept beside those per token, by group
+    KEPT_SECOND,
+    CACHED_BYTES,
+    SETS_PER_TOKEN,  # routed working sets
+    ROUTED_PER_TOKEN,
+    ROTARY,
+    HEAD_GRADIENT,
+    LOCAL_VOCAB,
+    ROOT_OWN,  # the root's gradient where it is not counted with all others
+    END_PER_HIDDEN,
+    STAGE_SHARE,  # of the layers, on the fullest stage
+    BUSIEST,  # tokens of the busiest expert-parallel rank over the mean
+    HEAD_ELEMENTS,
+    ACTIVE_ELEMENTS,
+    ATTENTION_LENGTHS,
+    TRAFFIC_PER_TOKEN,
+    HEADS,
+    OPERAND_WIDTH,
+    OPERAND_ELEMENTS,
+    OPERAND_HEAD,
+    LOSS_PER_TOKEN,
+    TP_PER_TOKEN,
+    NEAR,  # ranks of an expert exchange in a node
+    REACHED,  # other nodes a token's experts are on
+    MICRO_SENT,  # network bytes of sharding a micro-batch, and a step
+    ONCE_SENT,
+) = range(QUANTITIES, QUANTITIES + 29)
+ROOM = QUANTITIES + 29
