@@ -17,7 +17,7 @@ import math
 import numpy as np
 
 from sweep.kernels import candidate as _c
-from sweep.kernels.candidate import evaluate, layer_lines, memory_terms, time_terms
+from sweep.kernels.candidate import layer_lines, stages_tried, time_rest, time_tokens
 from sweep.kernels.compile import kernel, scalar
 from sweep.kernels.decide import (
     ALLOCATED,
@@ -28,8 +28,8 @@ from sweep.kernels.decide import (
     SECONDS_PER_TOKEN,
     half_dtype,
     knob_number,
-    race,
 )
+from sweep.kernels.memory import P_STEP, stage_device, stage_rest, stage_tokens
 from sweep.kernels.tables import (
     ATTENTION_S,
     DEVICE_INVERSE,
@@ -48,38 +48,38 @@ from sweep.kernels.tables import (
 
 _FITS, _GPU, _HOST, _UNSUPPORTED, _NO_LAYOUT = (int(verdict) for verdict in Verdict)
 _NETWORK = int(Quantity.NETWORK_BYTES_PER_STEP)
-# What finds a candidate again, and how its miss is judged.
-_CASE, _BATCH, _LAYOUT, _MICRO, _NUMBER, _DTYPE, _OFFLOADS = range(7)
-_MISS = 7
+# What identifies a miss.
+_KNOB, _DTYPE, _OFFLOADS, _ATTENTION = range(4)
 
 
 @scalar
-def race_fits(out, number, dtype, attention, rates, first, last, fastest_s, fastest):
+def race_fits(out, rest, number, dtype, attention, rates, first, last, fastest_s, fastest):
     """Let a candidate that fits compete on columns [first, last) of the rates: keep the fastest.
 
     `decide.race` without misses and limits; the same arithmetic, operation by operation.
+    `rest` has what does not depend on the micro-batch.
     """
     f_matmul = out[_c.MATMUL_FLOP]
     f_half = max(out[_c.HALF_FLOP], _c.LEAST_FLOP)
     f_attention = out[_c.ATTENTION_FLOP]
     f_memory = out[_c.MEMORY_BYTES]
-    host2 = out[_c.HOST_S] * out[_c.HOST_S]
+    host2 = rest[_c.HOST_S] * rest[_c.HOST_S]
     host4 = host2 * host2
-    shard_link = out[_c.SHARD_LINK_BYTES]
-    shard_network = out[_c.SHARD_NETWORK_BYTES]
-    shard_latency = out[_c.SHARD_LATENCY_S]
-    exposed = out[_c.DP_EXPOSED]
+    shard_link = rest[_c.SHARD_LINK_BYTES]
+    shard_network = rest[_c.SHARD_NETWORK_BYTES]
+    shard_latency = rest[_c.SHARD_LATENCY_S]
+    exposed = rest[_c.DP_EXPOSED]
     link_bytes = out[_c.TP_LINK_BYTES] + out[_c.RING_LINK_BYTES]
     network_bytes = out[_c.RING_NETWORK_BYTES]
     per_token = 1.0 / out[_c.TOKENS_PER_STEP]
     repeats = out[_c.REPEATS] * per_token
-    once_share = out[_c.STEP_EXPOSED] * per_token
-    once_link = out[_c.ONCE_LINK_BYTES]
-    once_network = out[_c.ONCE_NETWORK_BYTES]
-    once_latency = out[_c.ONCE_LATENCY_S]
-    optimizer_bytes = out[_c.OPTIMIZER_BYTES] * per_token
-    pcie_bytes = repeats * out[_c.FETCH_PCIE_BYTES] + out[_c.TRANSFER_PCIE_BYTES] * per_token
-    fixed_s = repeats * (out[_c.LATENCY_S] + out[_c.FETCH_S]) + out[_c.OPTIMIZER_S] * per_token
+    once_share = rest[_c.STEP_EXPOSED] * per_token
+    once_link = rest[_c.ONCE_LINK_BYTES]
+    once_network = rest[_c.ONCE_NETWORK_BYTES]
+    once_latency = rest[_c.ONCE_LATENCY_S]
+    optimizer_bytes = rest[_c.OPTIMIZER_BYTES] * per_token
+    pcie_bytes = repeats * rest[_c.FETCH_PCIE_BYTES] + rest[_c.TRANSFER_PCIE_BYTES] * per_token
+    fixed_s = repeats * (rest[_c.LATENCY_S] + rest[_c.FETCH_S]) + rest[_c.OPTIMIZER_S] * per_token
     matmul_s = rates[MATMUL_BF16_S + dtype, first:last]
     half_s = rates[MATMUL_BF16_S + half_dtype(dtype), first:last]
     attention_s = rates[ATTENTION_S + attention, first:last]
@@ -141,14 +141,14 @@ def outdone(misses, needs, count, dtype, offloads, device, host):
 
 @scalar
 def race_class(w, k, workloads, choices, layouts, models, features, forms, programs, cases, stacks,
-               setups, classes, batches, kinds, lines, lines_known, out, spare, fits, fit_knobs,
-               misses, needs, fastest_s, fastest, alone_s, alone):  # fmt: skip
+               setups, classes, batches, kinds, lines, lines_known, out, rest, fits, fit_knobs,
+               misses, needs, missed, fastest_s, fastest, alone_s, alone):  # fmt: skip
     """Race the candidates of workload w on class k; returns how many fit somewhere, and misses kept.
 
     Those that fit somewhere leave their measures in fits [N, MEASURES] and fit_knobs. What is fastest
     is kept by kind in fastest_s and fastest [kinds], and for candidates that fit the hosts of some
-    setups only, by setup in alone_s and alone [setups]. misses i64 [N, 7] and needs [N, 2] (bytes of
-    GPU and host) take those that may be nearest, in knob order.
+    setups only, by setup in alone_s and alone [setups]. misses i64 [N, 4] and needs [N, 2] (bytes of
+    GPU and host) take those that may be nearest, in knob order, missed [N, 2, ROOM] their quantities.
     """
     m = workloads.model[w]
     model = models[m]
@@ -162,7 +162,6 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
     hi = classes.last[k]
     first_kind = kinds.first[k]
     device_limits = kinds.rates[DEVICE_LIMIT, first_kind : kinds.last[k]]
-    number = 0
     fit_count = 0
     miss_count = 0
     for at in range(first_case, workloads.last_case[w]):
@@ -188,53 +187,100 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                 sp = layouts.sequence_parallel[layout]
                 x = layouts.split[layout]
                 dp = gpus // (tp * pp * cp)
+                stages = stages_tried(model, pp)
                 if lines_known[at - first_case, x] == 0:
                     layer_lines(
                         lines[at - first_case, x], model, features[m], forms, case,
                         program.lora_rank, seq_len, tp, tp, ep, sp,
                     )  # fmt: skip
                     lines_known[at - first_case, x] = 1
+                known = False
+                timed = False
+                # Of one layout, more sequences need more memory while as many micro-batches are in
+                # flight: none further fits, nor is it nearer.
+                too_large = False
+                most_in_flight = max(2, pp)
                 for micro in range(workloads.first_micro[w], workloads.last_micro[w]):
                     micro_batch = choices.micro_batches[micro]
                     if global_batch % (micro_batch * dp) != 0:
                         continue
-                    memory_terms(
-                        out, spare, lines[at - first_case, x], model, program, case, stack, seq_len,
-                        global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep, sp,
-                    )  # fmt: skip
-                    device = out[_c.DEVICE]
-                    host = out[_c.HOST]
-                    if not outdone(misses, needs, miss_count, dtype, offloads, device, host):
-                        needs[miss_count, 0] = device
-                        needs[miss_count, 1] = host
-                        misses[miss_count, _CASE] = at
-                        misses[miss_count, _BATCH] = b
-                        misses[miss_count, _LAYOUT] = y
-                        misses[miss_count, _MICRO] = micro
-                        misses[miss_count, _NUMBER] = number
-                        misses[miss_count, _DTYPE] = dtype
-                        misses[miss_count, _OFFLOADS] = offloads
-                        miss_count += 1
-                    number += 1
-                    if device > device_limits[0] or host > kinds.most_host[k, offloads]:
+                    if not known:
+                        known = True
+                        offloaded = 0.0
+                        least = 0.0
+                        for stage in range(stages):
+                            stage_rest(
+                                rest[stage], stage, lines[at - first_case, x], model, program, case,
+                                stack, seq_len, tp, pp, cp, ep, dp * cp,
+                            )  # fmt: skip
+                            offloaded = max(offloaded, rest[stage, _c.OFFLOADED])
+                            least = max(
+                                least,
+                                stage_device(rest[stage, P_STEP], 0.0, program, stack, gpus > 1),
+                            )
+                        host = gpus_per_node * (stack.process_bytes + offloaded)
+                        host_fits = host <= kinds.most_host[k, offloads]
+                        if (least > device_limits[0] or not host_fits) and outdone(
+                            misses, needs, miss_count, dtype, offloads, least, host
+                        ):
+                            break
+                    accumulation = global_batch / (micro_batch * dp)
+                    if too_large and accumulation >= most_in_flight:
                         continue
-                    time_terms(
-                        out, model, program, case, stack, seq_len, workloads.vision_flop[w],
-                        global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep, sp,
+                    tokens = micro_batch * seq_len / cp
+                    allocated = 0.0
+                    device = 0.0
+                    for stage in range(stages):
+                        stage_tokens(
+                            out, rest[stage], stage, lines[at - first_case, x], model, program, case,
+                            stack, seq_len, tokens, accumulation, tp, pp, cp, ep, sp, gpus > 1,
+                        )  # fmt: skip
+                        if stage == 0 or out[_c.DEVICE] > device:
+                            device = out[_c.DEVICE]
+                            allocated = out[_c.ALLOCATED]
+                    near = not outdone(misses, needs, miss_count, dtype, offloads, device, host)
+                    too_large = device > device_limits[0] or not host_fits
+                    if too_large and not near:
+                        continue
+                    if not timed:
+                        timed = True
+                        time_rest(
+                            rest[0], model, program, case, stack, seq_len, gpus_per_node, dp, tp, pp,
+                            cp, ep, sp,
+                        )  # fmt: skip
+                    time_tokens(
+                        out, rest[0], model, program, case, stack, seq_len, workloads.vision_flop[w],
+                        global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep,
                     )  # fmt: skip
-                    fit_knobs[fit_count] = knob_number(
+                    out[_c.ALLOCATED] = allocated
+                    out[_c.DEVICE] = device
+                    out[_c.HOST] = host
+                    knob = knob_number(
                         p, workloads.batch_index[b], layout, micro, batches, layout_count,
                         micro_count,
                     )  # fmt: skip
+                    if near:
+                        needs[miss_count, 0] = device
+                        needs[miss_count, 1] = host
+                        misses[miss_count, _KNOB] = knob
+                        misses[miss_count, _DTYPE] = dtype
+                        misses[miss_count, _OFFLOADS] = offloads
+                        misses[miss_count, _ATTENTION] = attention
+                        missed[miss_count, 0] = out
+                        missed[miss_count, 1] = rest[0]
+                        miss_count += 1
+                    if too_large:
+                        continue
+                    fit_knobs[fit_count] = knob
                     fill_measures(fits, fit_count, out, 0.0)
                     between = (
-                        out[_c.SHARD_NETWORK_BYTES]
-                        + out[_c.ONCE_NETWORK_BYTES]
+                        rest[0, _c.SHARD_NETWORK_BYTES]
+                        + rest[0, _c.ONCE_NETWORK_BYTES]
                         + out[_c.RING_NETWORK_BYTES]
                     )
                     within = (
-                        out[_c.SHARD_LINK_BYTES]
-                        + out[_c.ONCE_LINK_BYTES]
+                        rest[0, _c.SHARD_LINK_BYTES]
+                        + rest[0, _c.ONCE_LINK_BYTES]
                         + out[_c.TP_LINK_BYTES]
                         + out[_c.RING_LINK_BYTES]
                     )
@@ -246,8 +292,8 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                         while device > device_limits[reach - 1]:
                             reach -= 1
                         race_fits(
-                            out, float(fit_count), dtype, attention, kinds.rates, first_kind,
-                            first_kind + reach, fastest_s, fastest,
+                            out, rest[0], float(fit_count), dtype, attention, kinds.rates,
+                            first_kind, first_kind + reach, fastest_s, fastest,
                         )  # fmt: skip
                     else:
                         for i in range(lo, hi):
@@ -256,8 +302,8 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                                 and host <= setups[HOST_LIMIT + offloads, i]
                             ):
                                 race_fits(
-                                    out, float(fit_count), dtype, attention, setups, i, i + 1,
-                                    alone_s[i - lo : i - lo + 1], alone[i - lo : i - lo + 1],
+                                    out, rest[0], float(fit_count), dtype, attention, setups, i,
+                                    i + 1, alone_s[i - lo : i - lo + 1], alone[i - lo : i - lo + 1],
                                 )  # fmt: skip
                     fit_count += 1
     return fit_count, miss_count
@@ -294,36 +340,6 @@ def nearest_miss(setups, i, misses, needs, count):
     return nearest
 
 
-@scalar
-def evaluate_miss(out, spare, w, k, miss, workloads, choices, layouts, models, programs, cases, stacks,
-                  classes, batches, lines):  # fmt: skip
-    """Evaluate a miss in full; returns its knob and its attention kernel."""
-    at = miss[_CASE]
-    b = miss[_BATCH]
-    micro = miss[_MICRO]
-    layout = choices.layout_list[miss[_LAYOUT]]
-    case = cases[workloads.case_list[at]]
-    p = case.program
-    program = programs[p]
-    stack = stacks[program.stack]
-    tp = layouts.tp[layout]
-    pp = layouts.pp[layout]
-    cp = layouts.cp[layout]
-    gpus = classes.gpus[k]
-    evaluate(
-        out, spare, lines[at - workloads.first_case[w], layouts.split[layout]],
-        models[workloads.model[w]], program, case, stack, workloads.seq_len[w],
-        workloads.vision_flop[w], workloads.batch_list[b], choices.micro_batches[micro], gpus,
-        classes.gpus_per_node[k], gpus // (tp * pp * cp), tp, pp, cp, layouts.ep[layout],
-        layouts.sequence_parallel[layout],
-    )  # fmt: skip
-    knob = knob_number(
-        p, workloads.batch_index[b], layout, micro, batches, layouts.tp.shape[0],
-        choices.micro_batches.shape[0],
-    )  # fmt: skip
-    return knob, int(stack.attention_kernel)
-
-
 @kernel
 def choose_best(first, last, workloads, choices, layouts, splits, models, features, forms, programs,
                 cases, stacks, setups, classes, batches, kinds, candidate_counts, verdicts, knobs,
@@ -340,34 +356,33 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
     lines = np.empty((most_cases, splits.tp.shape[0], 2 + 2 * forms.backward.shape[1], 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
     out = np.zeros(ROOM)
-    spare = np.zeros(ROOM)
+    rest = np.zeros((3, ROOM))
     fits = np.empty((most, MEASURES))
     fit_knobs = np.empty(most, np.int64)
-    misses = np.empty((most, _MISS), np.int64)
+    misses = np.empty((most, 4), np.int64)
     needs = np.empty((most, 2))
-    missed = np.empty((most, ROOM))
-    missed_knob = np.empty(most, np.int64)
-    missed_attention = np.empty(most, np.int64)
+    missed = np.empty((most, 2, ROOM))
     fastest_s = np.empty(setup_count)
     fastest = np.empty(setup_count)
     alone_s = np.empty(setup_count)
     alone = np.empty(setup_count)
-    state = np.empty((5, 1))
+    miss_s = np.empty(1)
+    miss_number = np.empty(1)
     for w in range(first, last):
         lines_known[:] = 0
         for k in range(classes.first.shape[0]):
             lo = classes.first[k]
             hi = classes.last[k]
-            fastest_s[:] = math.inf
-            fastest[:] = -1.0
+            kind_count = kinds.last[k] - kinds.first[k]
+            fastest_s[:kind_count] = math.inf
+            fastest[:kind_count] = -1.0
             alone_s[: hi - lo] = math.inf
             alone[: hi - lo] = -1.0
             _, miss_count = race_class(
                 w, k, workloads, choices, layouts, models, features, forms, programs, cases, stacks,
-                setups, classes, batches, kinds, lines, lines_known, out, spare, fits, fit_knobs,
-                misses, needs, fastest_s, fastest, alone_s, alone,
+                setups, classes, batches, kinds, lines, lines_known, out, rest, fits, fit_knobs,
+                misses, needs, missed, fastest_s, fastest, alone_s, alone,
             )  # fmt: skip
-            missed_knob[:miss_count] = -1
             for i in range(lo, hi):
                 row = (w - first) * setup_count + i
                 if miss_count == 0:
@@ -393,23 +408,16 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
                 nearest = nearest_miss(setups, i, misses, needs, miss_count)
                 # Without a miss in reach nothing was supported: the first candidate stands in.
                 c = max(0, nearest)
-                if missed_knob[c] < 0:
-                    missed_knob[c], missed_attention[c] = evaluate_miss(
-                        missed[c], spare, w, k, misses[c], workloads, choices, layouts, models,
-                        programs, cases, stacks, classes, batches, lines,
-                    )  # fmt: skip
                 verdict = _UNSUPPORTED
                 seconds = 0.0
                 if nearest >= 0:
-                    verdict = _GPU if missed[c, _c.DEVICE] > setups[DEVICE_LIMIT, i] else _HOST
-                    state[0] = math.inf
-                    state[2] = math.inf
-                    race(
-                        missed[c], c, misses[c, _DTYPE], misses[c, _OFFLOADS], missed_attention[c],
-                        setups, i, i + 1, state,
+                    verdict = _GPU if needs[c, 0] > setups[DEVICE_LIMIT, i] else _HOST
+                    miss_s[0] = math.inf
+                    race_fits(
+                        missed[c, 0], missed[c, 1], 0.0, misses[c, _DTYPE], misses[c, _ATTENTION],
+                        setups, i, i + 1, miss_s, miss_number,
                     )  # fmt: skip
-                    seconds = state[3, 0]
+                    seconds = miss_s[0]
                 verdicts[row] = verdict
-                knobs[row] = missed_knob[c]
-                fill_measures(measures, row, missed[c], seconds)
-    return 0
+                knobs[row] = misses[c, _KNOB]
+                fill_measures(measures, row, missed[c, 0], seconds)

@@ -166,6 +166,14 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
 
 
 @scalar
+def stages_tried(model, pp):
+    """Pipeline stages that may need most: the first, the last, and the second of unlike layers."""
+    if pp == 1:
+        return 1
+    return 3 if pp > 2 and model.group_count[1] > 0 and model.interleaved == 0 else 2
+
+
+@scalar
 def memory_terms(out, spare, lines, model, program, case, stack, seq_len, global_batch, micro_batch,
                  gpus, gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel):  # fmt: skip
     """Fill in what one GPU and one node hold; time plays no part.
@@ -181,12 +189,7 @@ def memory_terms(out, spare, lines, model, program, case, stack, seq_len, global
         tp, pp, cp, ep, sequence_parallel, shards, several,
     )  # fmt: skip
     offloaded = out[OFFLOADED]
-    stages = 1
-    if pp > 1:
-        stages = 2
-        if pp > 2 and model.group_count[1] > 0 and model.interleaved == 0:
-            stages = 3
-    for stage in range(LAST, stages):
+    for stage in range(LAST, stages_tried(model, pp)):
         stage_bytes(
             spare, stage, lines, model, program, case, stack, seq_len, tokens, accumulation,
             tp, pp, cp, ep, sequence_parallel, shards, several,

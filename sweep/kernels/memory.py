@@ -475,16 +475,17 @@ def phase_terms(out, rest, stage, program, stack, accumulation, pp, hidden_token
 
 
 @scalar
-def device_total(allocated, high, room, several, context, comm, single, multi):
+def stage_device(allocated, room, program, stack, several):
     """What the device must hold: context, communicators, and blocks that cannot be given back [bytes].
 
-    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one, `room`
-    what the busiest rank of experts may hold above the mean.
+    The allocated peak counts at the high end of its band; `room` is what the busiest rank of experts
+    may hold above the mean.
     Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
     """
+    high = allocated * program.memory_high + room
     if several:
-        return (allocated * high + room) * (1.0 + multi) + context + comm
-    return (allocated * high + room) * (1.0 + single) + context
+        return high * (1.0 + stack.fragmentation_multi) + stack.context_bytes + stack.comm_bytes
+    return high * (1.0 + stack.fragmentation_single) + stack.context_bytes
 
 
 @scalar
@@ -535,10 +536,7 @@ def stage_tokens(out, rest, stage, lines, model, program, case, stack, seq_len, 
     if ep > 1:
         routed = out[IN_FLIGHT] * rest[ROUTED_PER_TOKEN]
         out[EXPERT_ROOM] = (stack.moe_imbalance - 1.0) * tokens * (routed + rest[SETS_PER_TOKEN])
-    out[DEVICE] = device_total(
-        out[ALLOCATED], program.memory_high, out[EXPERT_ROOM], several,
-        stack.context_bytes, stack.comm_bytes, stack.fragmentation_single, stack.fragmentation_multi,
-    )  # fmt: skip
+    out[DEVICE] = stage_device(out[ALLOCATED], out[EXPERT_ROOM], program, stack, several)
 
 
 @scalar
