@@ -254,6 +254,26 @@ def time_tokens(out, rest, model, program, case, stack, seq_len, vision_flop, gl
 
 
 @scalar
+def copy_rest(out, rest):
+    """Copy what step time takes from `time_rest` to the other quantities of a candidate."""
+    out[HOST_S] = rest[HOST_S]
+    out[SHARD_LINK_BYTES] = rest[SHARD_LINK_BYTES]
+    out[SHARD_NETWORK_BYTES] = rest[SHARD_NETWORK_BYTES]
+    out[SHARD_LATENCY_S] = rest[SHARD_LATENCY_S]
+    out[DP_EXPOSED] = rest[DP_EXPOSED]
+    out[STEP_EXPOSED] = rest[STEP_EXPOSED]
+    out[ONCE_LINK_BYTES] = rest[ONCE_LINK_BYTES]
+    out[ONCE_NETWORK_BYTES] = rest[ONCE_NETWORK_BYTES]
+    out[ONCE_LATENCY_S] = rest[ONCE_LATENCY_S]
+    out[OPTIMIZER_BYTES] = rest[OPTIMIZER_BYTES]
+    out[FETCH_PCIE_BYTES] = rest[FETCH_PCIE_BYTES]
+    out[FETCH_S] = rest[FETCH_S]
+    out[TRANSFER_PCIE_BYTES] = rest[TRANSFER_PCIE_BYTES]
+    out[LATENCY_S] = rest[LATENCY_S]
+    out[OPTIMIZER_S] = rest[OPTIMIZER_S]
+
+
+@scalar
 def step_seconds(out, matmul, half, attention, memory, link, network, pcie):
     """Seconds of one step on a setup whose times per FLOP and byte are given [s].
 
