@@ -34,7 +34,7 @@ from sweep.evidence.runs import Run, predict_runs
 from sweep.kernels.candidate import step_seconds, time_terms
 from sweep.kernels.compile import kernel
 from sweep.kernels.decide import half_dtype
-from sweep.kernels.tables import QUANTITIES, pack
+from sweep.kernels.tables import ROOM, pack
 from sweep.plan.cases import build_case, case_table
 from sweep.plan.programs import COMPUTE_DTYPES, program_table, stack_table
 from sweep.plan.shapes import model_table
@@ -162,7 +162,7 @@ _SAME = {
 @kernel
 def _predict(models, programs, cases, stacks, sizes, rates, warmup, speeds):
     """Throughput [tokens/s per GPU] of every run; sizes i64 [N, 13], rates f64 [N, 8] in seconds."""
-    out = np.zeros(QUANTITIES)
+    out = np.zeros(ROOM)
     for i in range(sizes.shape[0]):
         n = sizes[i]
         time_terms(

@@ -16,6 +16,7 @@ import numpy as np
 
 from sweep import sink
 from sweep.columns import FACTS, NO_KNOB, VERDICTS, arrow_schema
+from sweep.kernels.best import choose_best
 from sweep.kernels.compile import kernel_hash
 from sweep.kernels.decide import (
     ALLOCATED,
@@ -24,7 +25,6 @@ from sweep.kernels.decide import (
     MEASURES,
     NETWORK_PER_TOKEN,
     SECONDS_PER_TOKEN,
-    decide_best,
 )
 from sweep.kernels.every import decide_all
 from sweep.kernels.tables import Verdict
@@ -175,9 +175,10 @@ def decide_pairs(plan: Plan, first: int, last: int) -> dict[str, np.ndarray]:
     verdicts = np.empty(rows, np.uint8)
     knobs = np.empty(rows, np.int64)
     measures = np.empty((rows, MEASURES))
-    decide_best(
-        first, last, *_kernel_tables(plan), plan.candidates[first:last], verdicts, knobs, measures
-    )
+    choose_best(
+        first, last, *_kernel_tables(plan), plan.tables.kinds, plan.candidates[first:last], verdicts,
+        knobs, measures,
+    )  # fmt: skip
     workload = np.repeat(np.arange(first, last, dtype=np.uint32), setups)
     setup = np.tile(np.arange(setups, dtype=np.uint32), last - first)
     return _columns(workload, setup, verdicts, knobs, measures)

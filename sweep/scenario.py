@@ -13,7 +13,7 @@ from sweep.catalogs.stacks import StackBook
 from sweep.kernels.candidate import evaluate, layer_lines, step_seconds, time_terms
 from sweep.kernels.decide import half_dtype
 from sweep.kernels.memory import expert_split, stage_bytes
-from sweep.kernels.tables import EMBED, HEAD, QUANTITIES, VISION, Quantity, pack
+from sweep.kernels.tables import EMBED, HEAD, ROOM, VISION, Quantity, pack
 from sweep.plan.cases import Case, build_case, case_table
 from sweep.plan.layouts import Layout
 from sweep.plan.programs import Program, program_table, rule_of, stack_table
@@ -125,7 +125,7 @@ def evaluate_time(scenario: Scenario, book: StackBook) -> Evaluation:
         row["head_trained"] = 1
     stack = pack(stack_table([program.stack], book))[0]
     tp, pp, cp, ep, sequence = scenario.layout
-    out = np.zeros(QUANTITIES)
+    out = np.zeros(ROOM)
     time_terms(
         out, pack(models)[0], row, pack(cases)[0], stack, scenario.seq_len, scenario.vision_flop,
         scenario.global_batch, scenario.micro_batch, scenario.gpus, scenario.gpus_per_node,
@@ -162,7 +162,7 @@ def evaluate_scenario(
         lines, model, features[0], forms, record, row["lora_rank"], scenario.seq_len, tp,
         expert_split(tp, ep, scenario.dp * cp), ep, int(sequence),
     )  # fmt: skip
-    out, other = np.zeros(QUANTITIES), np.zeros(QUANTITIES)
+    out, other = np.zeros(ROOM), np.zeros(ROOM)
     evaluate(
         out, other, lines, model, row, record, stack, scenario.seq_len,
         scenario.vision_flop,

@@ -153,12 +153,12 @@ def test_exactly_full_fits_and_one_byte_less_does_not():
         DEVICE_LIMIT,
         HOST_LIMIT,
         OFFLOAD_LIMIT,
-        QUANTITIES,
+        ROOM,
         SETUP_ROWS,
         Quantity,
     )
 
-    out = np.zeros(QUANTITIES)
+    out = np.zeros(ROOM)
     out[Quantity.DEVICE] = 64.0 * 2**30
     out[Quantity.HOST] = 100.0 * 2**30
     limits = np.zeros((SETUP_ROWS, 3))
@@ -258,9 +258,9 @@ def test_candidates_side_by_side_are_the_plain_step_to_the_bit(plan: Plan):
 def test_a_stage_without_a_head_takes_for_ever_where_the_dtype_is_lacking():
     """No FLOP at no rate are no number (0 x inf), and what is no number is not slower than anything."""
     from sweep.kernels import decide
-    from sweep.kernels.tables import MATMUL_BF16_S, QUANTITIES, SETUP_ROWS, Quantity
+    from sweep.kernels.tables import MATMUL_BF16_S, ROOM, SETUP_ROWS, Quantity
 
-    out = np.ones(QUANTITIES)
+    out = np.ones(ROOM)
     out[Quantity.HALF_FLOP] = 0.0
     setups = np.ones((SETUP_ROWS, 2))
     setups[MATMUL_BF16_S] = [math.inf, 1.0]

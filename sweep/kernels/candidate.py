@@ -17,7 +17,14 @@ from sweep.kernels.memory import (
     stage_bytes,
 )
 from sweep.kernels.tables import Quantity
-from sweep.kernels.time import communication_terms, compute_terms, fullest_stage, norm4
+from sweep.kernels.time import (
+    communication_rest,
+    communication_terms,
+    compute_rest,
+    compute_terms,
+    fullest_stage,
+    norm4,
+)
 
 ALLOCATED = int(Quantity.ALLOCATED)
 DEVICE = int(Quantity.DEVICE)
@@ -148,6 +155,31 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
 
     Derivation: docs/physics.md sections 2 to 5.
     """
+    memory_terms(
+        out, spare, lines, model, program, case, stack, seq_len, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
+    )  # fmt: skip
+    time_terms(
+        out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
+    )  # fmt: skip
+
+
+@scalar
+def stages_tried(model, pp):
+    """Pipeline stages that may need most: the first, the last, and the second of unlike layers."""
+    if pp == 1:
+        return 1
+    return 3 if pp > 2 and model.group_count[1] > 0 and model.interleaved == 0 else 2
+
+
+@scalar
+def memory_terms(out, spare, lines, model, program, case, stack, seq_len, global_batch, micro_batch,
+                 gpus, gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel):  # fmt: skip
+    """Fill in what one GPU and one node hold; time plays no part.
+
+    Derivation: docs/physics.md sections 2 to 4.
+    """
     tokens = micro_batch * seq_len / cp
     accumulation = global_batch / (micro_batch * dp)
     shards = dp * cp
@@ -157,12 +189,7 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
         tp, pp, cp, ep, sequence_parallel, shards, several,
     )  # fmt: skip
     offloaded = out[OFFLOADED]
-    stages = 1
-    if pp > 1:
-        stages = 2
-        if pp > 2 and model.group_count[1] > 0 and model.interleaved == 0:
-            stages = 3
-    for stage in range(LAST, stages):
+    for stage in range(LAST, stages_tried(model, pp)):
         stage_bytes(
             spare, stage, lines, model, program, case, stack, seq_len, tokens, accumulation,
             tp, pp, cp, ep, sequence_parallel, shards, several,
@@ -173,10 +200,6 @@ def evaluate(out, spare, lines, model, program, case, stack, seq_len, vision_flo
                 out[i] = spare[i]
     out[OFFLOADED] = offloaded
     out[HOST] = gpus_per_node * (stack.process_bytes + offloaded)
-    time_terms(
-        out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
-        gpus_per_node, dp, tp, pp, cp, ep, sequence_parallel,
-    )  # fmt: skip
 
 
 @scalar
@@ -186,24 +209,68 @@ def time_terms(out, model, program, case, stack, seq_len, vision_flop, global_ba
 
     Derivation: docs/physics.md section 5.
     """
-    tokens = micro_batch * seq_len / cp
-    accumulation = global_batch / (micro_batch * dp)
+    time_rest(
+        out, model, program, case, stack, seq_len, gpus_per_node, dp, tp, pp, cp, ep,
+        sequence_parallel,
+    )  # fmt: skip
+    time_tokens(
+        out, out, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch, gpus,
+        gpus_per_node, dp, tp, pp, cp, ep,
+    )  # fmt: skip
+
+
+@scalar
+def time_rest(out, model, program, case, stack, seq_len, gpus_per_node, dp, tp, pp, cp, ep,
+              sequence_parallel):  # fmt: skip
+    """Fill in what of a step's work and traffic does not grow with the micro-batch."""
     virtual_stages = stack.virtual_stages if pp > 1 else 1.0
     stage_share, head_here = fullest_stage(model.layers, pp, virtual_stages)
     etp = expert_split(tp, ep, dp * cp)
+    compute_rest(
+        out, model, program, case, stack, seq_len, tp, ep, etp, sequence_parallel, stage_share,
+        head_here,
+    )  # fmt: skip
+    communication_rest(
+        out, model, program, case, stack, gpus_per_node, tp, pp, ep, etp, dp * cp, stage_share
+    )
+
+
+@scalar
+def time_tokens(out, rest, model, program, case, stack, seq_len, vision_flop, global_batch, micro_batch,
+                gpus, gpus_per_node, dp, tp, pp, cp, ep):  # fmt: skip
+    """Fill in the work and traffic of a micro-batch, from what `time_rest` left in `rest` (or in out)."""
+    tokens = micro_batch * seq_len / cp
+    accumulation = global_batch / (micro_batch * dp)
     out[TOKENS] = tokens
     out[ACCUMULATION] = accumulation
     out[TOKENS_PER_STEP] = global_batch * seq_len
-    compute_terms(
-        out, model, program, case, stack, seq_len, tokens, tp, pp, ep, etp,
-        sequence_parallel, stage_share, head_here,
-    )  # fmt: skip
+    compute_terms(out, rest, model, program, case, stack, seq_len, tokens, tp)
     # A frozen tower computes in 16 bits.
     out[HALF_FLOP] += micro_batch * vision_flop
     communication_terms(
-        out, model, program, case, stack, tokens, accumulation, gpus, gpus_per_node, tp,
-        pp, cp, ep, etp, dp * cp, stage_share, virtual_stages,
+        out, rest, model, program, stack, tokens, accumulation, gpus, gpus_per_node, tp, pp, cp, ep,
+        stack.virtual_stages if pp > 1 else 1.0,
     )  # fmt: skip
+
+
+@scalar
+def copy_rest(out, rest):
+    """Copy what step time takes from `time_rest` to the other quantities of a candidate."""
+    out[HOST_S] = rest[HOST_S]
+    out[SHARD_LINK_BYTES] = rest[SHARD_LINK_BYTES]
+    out[SHARD_NETWORK_BYTES] = rest[SHARD_NETWORK_BYTES]
+    out[SHARD_LATENCY_S] = rest[SHARD_LATENCY_S]
+    out[DP_EXPOSED] = rest[DP_EXPOSED]
+    out[STEP_EXPOSED] = rest[STEP_EXPOSED]
+    out[ONCE_LINK_BYTES] = rest[ONCE_LINK_BYTES]
+    out[ONCE_NETWORK_BYTES] = rest[ONCE_NETWORK_BYTES]
+    out[ONCE_LATENCY_S] = rest[ONCE_LATENCY_S]
+    out[OPTIMIZER_BYTES] = rest[OPTIMIZER_BYTES]
+    out[FETCH_PCIE_BYTES] = rest[FETCH_PCIE_BYTES]
+    out[FETCH_S] = rest[FETCH_S]
+    out[TRANSFER_PCIE_BYTES] = rest[TRANSFER_PCIE_BYTES]
+    out[LATENCY_S] = rest[LATENCY_S]
+    out[OPTIMIZER_S] = rest[OPTIMIZER_S]
 
 
 @scalar

@@ -7,8 +7,15 @@ import math
 import numpy as np
 
 from sweep.kernels import candidate as _c
-from sweep.kernels.candidate import evaluate, layer_lines
+from sweep.kernels.candidate import (
+    copy_rest,
+    layer_lines,
+    stages_tried,
+    time_rest,
+    time_tokens,
+)
 from sweep.kernels.compile import kernel, scalar
+from sweep.kernels.memory import stage_rest, stage_tokens
 from sweep.kernels.tables import (
     ATTENTION_S,
     DEVICE_INVERSE,
@@ -22,7 +29,7 @@ from sweep.kernels.tables import (
     NETWORK_S,
     OFFLOAD_LIMIT,
     PCIE_S,
-    QUANTITIES,
+    ROOM,
     Quantity,
     Verdict,
 )
@@ -49,8 +56,8 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                     cases, stacks, classes, batches, lines, lines_known, table, identity):  # fmt: skip
     """Evaluate every knob combination of workload w on class k into `table`; returns how many.
 
-    table [N, QUANTITIES] takes the quantities, identity i64 [N, IDENTITY] knob number, dtype, offload
-    and attention kernel.
+    table [N, ROOM] takes the quantities that verdict and time need, identity i64 [N, IDENTITY] knob
+    number, dtype, offload and attention kernel.
     `lines` and `lines_known` hold the layer lines of this workload, computed when first needed.
     """
     m = workloads.model[w]
@@ -62,7 +69,9 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
     micro_count = choices.micro_batches.shape[0]
     first_case = workloads.first_case[w]
     found = 0
-    spare = np.zeros(QUANTITIES)
+    spare = np.zeros(ROOM)
+    rest = np.zeros((3, ROOM))
+    offloaded = 0.0
     for at in range(first_case, workloads.last_case[w]):
         case = cases[workloads.case_list[at]]
         p = case.program
@@ -82,6 +91,8 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                 sp = layouts.sequence_parallel[layout]
                 x = layouts.split[layout]
                 dp = gpus // (tp * pp * cp)
+                stages = stages_tried(model, pp)
+                known = False
                 if lines_known[at - first_case, x] == 0:
                     layer_lines(
                         lines[at - first_case, x], model, features[m], forms, case,
@@ -92,12 +103,36 @@ def fill_candidates(w, k, workloads, choices, layouts, splits, models, features,
                     micro_batch = choices.micro_batches[micro]
                     if global_batch % (micro_batch * dp) != 0:
                         continue
-                    evaluate(
-                        table[found], spare, lines[at - first_case, x], model, program, case, stack,
-                        seq_len, workloads.vision_flop[w],
-                        global_batch, micro_batch,
-                        gpus, gpus_per_node, dp, tp, pp, cp, ep, sp,
+                    if not known:
+                        known = True
+                        offloaded = 0.0
+                        for stage in range(stages):
+                            stage_rest(
+                                rest[stage], stage, lines[at - first_case, x], model, program, case,
+                                stack, seq_len, tp, pp, cp, ep, dp * cp,
+                            )  # fmt: skip
+                            offloaded = max(offloaded, rest[stage, _c.OFFLOADED])
+                        time_rest(
+                            rest[0], model, program, case, stack, seq_len, gpus_per_node, dp, tp, pp,
+                            cp, ep, sp,
+                        )  # fmt: skip
+                    out = table[found]
+                    for stage in range(stages):
+                        stage_tokens(
+                            out if stage == 0 else spare, rest[stage], stage,
+                            lines[at - first_case, x], model, program, case, stack, seq_len,
+                            micro_batch * seq_len / cp, global_batch / (micro_batch * dp), tp, pp, cp,
+                            ep, sp, gpus > 1,
+                        )  # fmt: skip
+                        if stage > 0 and spare[_c.DEVICE] > out[_c.DEVICE]:
+                            out[_c.DEVICE] = spare[_c.DEVICE]
+                            out[_c.ALLOCATED] = spare[_c.ALLOCATED]
+                    out[_c.HOST] = gpus_per_node * (stack.process_bytes + offloaded)
+                    time_tokens(
+                        out, rest[0], model, program, case, stack, seq_len, workloads.vision_flop[w],
+                        global_batch, micro_batch, gpus, gpus_per_node, dp, tp, pp, cp, ep,
                     )  # fmt: skip
+                    copy_rest(out, rest[0])
                     identity[found, _KNOB] = knob_number(
                         p,
                         workloads.batch_index[b],
@@ -242,7 +277,7 @@ def scratch(first, last, workloads, splits, forms, candidate_counts):
         most_cases = max(most_cases, workloads.last_case[w] - workloads.first_case[w])
     most = max(1, candidate_counts.max())
     rows = 2 + 2 * forms.backward.shape[1]
-    table = np.empty((most, QUANTITIES))
+    table = np.empty((most, ROOM))
     identity = np.empty((most, IDENTITY), np.int64)
     lines = np.empty((most_cases, splits.tp.shape[0], rows, 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)

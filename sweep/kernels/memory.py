@@ -7,16 +7,29 @@ from __future__ import annotations
 
 from sweep.kernels.compile import scalar
 from sweep.kernels.tables import (
+    CACHED_BYTES,
     EMBED,
+    END_PER_HIDDEN,
     EXPERT,
     EXPERT_ONLY,
     EXPERT_SPLIT,
     EXPERT_TOKENS,
+    FIRST_LAYERS,
     HEAD,
+    HEAD_GRADIENT,
+    KEPT_FIRST,
+    KEPT_PER_TOKEN,
+    KEPT_SECOND,
     KV_SPLIT,
     LINEAR,
+    LOCAL_VOCAB,
     OTHER,
     REPLICATED,
+    ROOT_OWN,
+    ROTARY,
+    ROUTED_PER_TOKEN,
+    SECOND_LAYERS,
+    SETS_PER_TOKEN,
     SPLIT,
     VISION,
     CrossEntropy,
@@ -159,15 +172,14 @@ def root_elements(parts, tied_embed, tp, pp, stage):
 
 
 @scalar
-def loss_head_bytes(cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, tp, head_trained,
+def loss_head_bytes(cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, head_trained,
                     hidden_forward, hidden_backward, logit_forward, logit_backward, logit_grad,
-                    activation_bytes, head_grad_bytes):  # fmt: skip
+                    activation_bytes, head_gradient):  # fmt: skip
     """What the loss head adds in forward and in backward [bytes].
 
     Source: traced steps of the Hugging Face stack; Liger-Kernel for the chunked head
     (docs/physics.md section 3). `hidden_tokens` is h T, `local_vocab` V or its share.
     """
-    head_gradient = head_trained * head_grad_bytes * hidden * vocab / tp
     if cross_entropy == _FUSED_LINEAR:
         chunk = fused_linear_chunk(tokens, vocab, hidden)
         both = (hidden_forward + activation_bytes) * hidden_tokens + 8.0 * chunk * local_vocab
@@ -277,50 +289,75 @@ def buffer_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, layer
 
 
 @scalar
-def activation_terms(out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp,
-                     hidden_tokens, first, second, lines, cached):  # fmt: skip
+def activation_rest(out, stage, lines, model, program, stack, seq_len, tp, pp, cp, first, second):
+    """Fill in what kept activations and the loss head have that does not grow with tokens.
+
+    Source: traced layer forms and loss heads (docs/physics.md section 3).
+    """
+    vocab = model.vocab
+    cached = 0.0
+    routed_sets = 0.0
+    for group in range(2):
+        if (first if group == 0 else second) > 0.0:
+            cached += lines[group, CACHED]
+            routed_sets = max(routed_sets, lines[group, ROUTED_SETS])
+    out[CACHED_BYTES] = cached
+    out[SETS_PER_TOKEN] = routed_sets
+    out[ROUTED_PER_TOKEN] = first * lines[0, ROUTED] + second * lines[1, ROUTED]
+    out[KEPT_PER_TOKEN] = first * lines[0, KEEP_A] + second * lines[1, KEEP_A]
+    out[KEPT_FIRST] = first * lines[0, KEEP_B]
+    out[KEPT_SECOND] = second * lines[1, KEEP_B]
+    out[ROTARY] = program.rotary_bytes * 2.0 * (seq_len / cp) * model.rotary_dim
+    out[HEAD_COPY] = 0.0
+    out[HEAD_GRADIENT] = 0.0
+    out[LOCAL_VOCAB] = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
+    if stage == LAST or pp == 1:
+        out[HEAD_COPY] = program.head_copy_bytes * model.hidden * vocab / tp
+        out[HEAD_GRADIENT] = (
+            program.head_trained * program.head_grad_bytes * model.hidden * vocab / tp
+        )
+
+
+@scalar
+def activation_terms(out, rest, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp,
+                     hidden_tokens):  # fmt: skip
     """Fill in kept activations and what the loss head adds [bytes].
 
     Source: traced layer forms and loss heads (docs/physics.md section 3). Copies of weights, the
     bytes beside those per token, live through backward only where layers are not recomputed.
     """
     hidden = model.hidden
-    vocab = model.vocab
-    per_token = first * lines[0, KEEP_A] + second * lines[1, KEEP_A]
-    kept = per_token * tokens + first * lines[0, KEEP_B] + second * lines[1, KEEP_B]
+    per_token = rest[KEPT_PER_TOKEN]
+    kept = per_token * tokens + rest[KEPT_FIRST] + rest[KEPT_SECOND]
     out[KEPT] = kept
     out[KEPT_BACKWARD] = kept if program.checkpointed == 0 else per_token * tokens
     out[FIXED] = (
-        program.rotary_bytes * 2.0 * (seq_len / cp) * model.rotary_dim
+        rest[ROTARY]
         + 32.0 * tokens
         - case.first_layer_saving * tokens
         + case.vision_kept_bytes * tokens * cp / seq_len
-        + cached
+        + rest[CACHED_BYTES]
     )
     out[RESIDUAL] = program.residual_bytes * hidden_tokens
-    out[HEAD_COPY] = 0.0
     out[WHOLE_HIDDEN] = stack.whole_hidden_bytes * hidden * tokens if tp > 1 else 0.0
     out[LOSS_FORWARD] = 0.0
     out[LOSS_BACKWARD] = 0.0
     if stage == LAST or pp == 1:
-        local_vocab = vocab / tp if stack.vocab_parallel_loss == 1 else vocab
-        out[HEAD_COPY] = program.head_copy_bytes * hidden * vocab / tp
         # One more copy of the logits, in the dtype of the arithmetic.
         softcap = model.softcap_bytes * program.activation_bytes / 2.0
         forward, backward = loss_head_bytes(
-            program.cross_entropy, tokens, hidden_tokens, hidden, vocab, local_vocab, tp,
+            program.cross_entropy, tokens, hidden_tokens, hidden, model.vocab, rest[LOCAL_VOCAB],
             program.head_trained, program.hidden_forward, program.hidden_backward,
             program.logit_forward + softcap,
             program.logit_backward + softcap, program.logit_grad,
-            program.activation_bytes, program.head_grad_bytes,
+            program.activation_bytes, rest[HEAD_GRADIENT],
         )  # fmt: skip
         out[LOSS_FORWARD] = forward
         out[LOSS_BACKWARD] = backward
 
 
 @scalar
-def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, etp, ep,
-               hidden_tokens):  # fmt: skip
+def root_rest(out, stage, model, program, case, tp, pp, etp, ep):
     """Fill in the gradients of embedding and head around the layers' backward [bytes].
 
     Source: traced steps. At stage 3 the root's gradient stays whole until its own backward ends,
@@ -337,14 +374,13 @@ def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, et
     out[EMBED_GRADIENT] = share * embed if (model.tied == 0 and stage == FIRST) else 0.0
     out[ROOT_OPEN] = 0.0
     out[ROOT_SHARD] = 0.0
-    counted = accumulation > 1 or stack.keeps_gradients == 1.0
-    out[ROOT_GRADIENT] = 0.0 if counted else share * head
+    out[ROOT_OWN] = share * head
     gathered = program.gather_bytes
     if program.zero_stage == 3:
         out[ROOT_OPEN] = gathered * head
         out[ROOT_SHARD] = share * head
-        out[ROOT_GRADIENT] = out[ROOT_OPEN]
     end = 0.0
+    out[END_PER_HIDDEN] = 0.0
     if embed > 0.0 and stage == FIRST:
         if program.zero_stage == 3:
             root = root_elements(case.trained, model.tied, tp, pp, stage)
@@ -357,7 +393,7 @@ def root_terms(out, stage, model, program, case, stack, accumulation, tp, pp, et
         elif model.tied == 1:
             end = 2.0 * program.grad_bytes * model.hidden * model.vocab / tp
         else:
-            end = program.activation_bytes * hidden_tokens
+            out[END_PER_HIDDEN] = program.activation_bytes
     out[EMBED_END] = end
 
 
@@ -378,60 +414,129 @@ def held_terms(out, program, stack, hidden_tokens, layers, one_layer):
 
 
 @scalar
-def phase_terms(out, stage, stack, accumulation, pp, work, one_layer):
-    """Fill in the bytes of each phase of the step, and their peak [bytes].
+def buffers_rest(out, stack):
+    """Fill in the buffers that are there while the loss runs and while a layer runs backward [bytes].
 
-    Derivation: docs/physics.md section 3: nothing is summed that does not coexist.
+    A layer's own gradient is in its working set; the stack says how many layers are gathered.
     """
-    gradients = out[GRADIENTS]
-    # Gradients of earlier micro-batches are there from the start, as are those of a pool of their own.
-    kept_gradients = accumulation > 1 or stack.keeps_gradients == 1.0
-    resting = out[RESIDENT] + (gradients if kept_gradients else 0.0)
-    during = 0.0 if kept_gradients else gradients
-    in_flight = 1.0
-    if stage != LAST and pp > 1:
-        in_flight = min(accumulation, pp if stage == FIRST else pp - 1.0)
-    kept = out[KEPT_BACKWARD]
     buffers = out[BUCKETS] + out[ROOT_GATHER]
-    # A layer's own gradient is in its working set; the stack says how many layers are gathered.
     gathered = stack.backward_gathered_layers * out[LAYER_GATHER]
     reduced = stack.reduced_layers * out[LAYER_REDUCE]
     out[LOSS_BUFFER] = buffers + stack.loss_gathered_layers * out[LAYER_GATHER]
     out[LAYER_BUFFER] = buffers + gathered + reduced
-    layers = resting + out[LAYER_BUFFER] + out[FIXED] + out[RESIDUAL] + work
-    layers += stack.keeps_head_copy * out[HEAD_COPY]
-    out[P_FORWARD] = 0.0
-    out[P_LOSS] = 0.0
+    out[P_STEP] = out[RESIDENT] + out[GRADIENTS] + out[STEP_TEMPORARY]
+
+
+@scalar
+def phase_terms(out, rest, stage, program, stack, accumulation, pp, hidden_tokens, work, one_layer):
+    """Fill in the bytes of each phase of the step, and their peak [bytes].
+
+    Derivation: docs/physics.md section 3: nothing is summed that does not coexist.
+    """
+    gradients = rest[GRADIENTS]
+    # Gradients of earlier micro-batches are there from the start, as are those of a pool of their own.
+    kept_gradients = accumulation > 1 or stack.keeps_gradients == 1.0
+    resting = rest[RESIDENT] + (gradients if kept_gradients else 0.0)
+    during = 0.0 if kept_gradients else gradients
+    in_flight = 1.0
+    if stage != LAST and pp > 1:
+        in_flight = min(accumulation, pp if stage == FIRST else pp - 1.0)
+    root_gradient = 0.0 if kept_gradients else rest[ROOT_OWN]
+    if program.zero_stage == 3:
+        root_gradient = rest[ROOT_OPEN]
+    out[ROOT_GRADIENT] = root_gradient
+    kept = out[KEPT_BACKWARD]
+    layers = resting + rest[LAYER_BUFFER] + out[FIXED] + out[RESIDUAL] + work
+    layers += stack.keeps_head_copy * rest[HEAD_COPY]
+    forward = 0.0
+    in_loss = 0.0
     if stage == LAST or pp == 1:
-        loss = resting + out[LOSS_BUFFER] + out[FIXED] + out[HEAD_COPY] + out[WHOLE_HIDDEN]
-        out[P_FORWARD] = loss + out[KEPT] + out[LOSS_FORWARD]
-        out[P_LOSS] = loss + kept + out[LOSS_BACKWARD]
-    below = out[LAYER_GRADIENT_LOCAL] + out[EMBED_GRADIENT] + out[ROOT_SHARD]
-    above = max(0.0, during - below) + out[ROOT_OPEN]
-    out[P_TOP] = layers + in_flight * kept + out[ROOT_GRADIENT]
-    out[P_BOTTOM] = layers + above + (in_flight - 1.0) * kept + one_layer + out[HELD]
-    out[P_END] = resting + during + out[EMBED_END] if stage == FIRST else 0.0
-    out[P_STEP] = out[RESIDENT] + gradients + out[STEP_TEMPORARY]
-    peak = 0.0
-    for phase in range(P_FORWARD, P_STEP + 1):
-        peak = max(peak, out[phase])
-    out[ALLOCATED] = peak
+        loss = resting + rest[LOSS_BUFFER] + out[FIXED] + rest[HEAD_COPY] + out[WHOLE_HIDDEN]
+        forward = loss + out[KEPT] + out[LOSS_FORWARD]
+        in_loss = loss + kept + out[LOSS_BACKWARD]
+    below = rest[LAYER_GRADIENT_LOCAL] + rest[EMBED_GRADIENT] + rest[ROOT_SHARD]
+    above = max(0.0, during - below) + rest[ROOT_OPEN]
+    top = layers + in_flight * kept + root_gradient
+    bottom = layers + above + (in_flight - 1.0) * kept + one_layer + out[HELD]
+    embed_end = rest[EMBED_END] + rest[END_PER_HIDDEN] * hidden_tokens
+    end = resting + during + embed_end if stage == FIRST else 0.0
+    out[P_FORWARD] = forward
+    out[P_LOSS] = in_loss
+    out[P_TOP] = top
+    out[P_BOTTOM] = bottom
+    out[P_END] = end
+    out[EMBED_END] = embed_end
+    out[ALLOCATED] = max(
+        max(max(0.0, forward), max(in_loss, top)), max(max(bottom, end), rest[P_STEP])
+    )
     out[IN_FLIGHT] = in_flight
     out[WORK] = work
     out[ONE_LAYER] = one_layer
 
 
 @scalar
-def device_total(allocated, high, room, several, context, comm, single, multi):
+def stage_device(allocated, room, program, stack, several):
     """What the device must hold: context, communicators, and blocks that cannot be given back [bytes].
 
-    `high` is the high end of the band of allocated peaks, as a multiple of the predicted one, `room`
-    what the busiest rank of experts may hold above the mean.
+    The allocated peak counts at the high end of its band; `room` is what the busiest rank of experts
+    may hold above the mean.
     Source: which runs ended out of memory and which just fitted on A100s (stack_constants.csv).
     """
+    high = allocated * program.memory_high + room
     if several:
-        return (allocated * high + room) * (1.0 + multi) + context + comm
-    return (allocated * high + room) * (1.0 + single) + context
+        return high * (1.0 + stack.fragmentation_multi) + stack.context_bytes + stack.comm_bytes
+    return high * (1.0 + stack.fragmentation_single) + stack.context_bytes
+
+
+@scalar
+def stage_rest(out, stage, lines, model, program, case, stack, seq_len, tp, pp, cp, ep, shards):
+    """Fill in what a pipeline stage holds whatever the micro-batch, and what formulas of tokens share.
+
+    Derivation: docs/physics.md sections 2 and 3.
+    """
+    first, second = stage_layers(model, pp, stage)
+    etp = expert_split(tp, ep, shards)
+    out[FIRST_LAYERS] = first
+    out[SECOND_LAYERS] = second
+    resting_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first, second, shards)
+    buffer_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first + second, shards)
+    activation_rest(out, stage, lines, model, program, stack, seq_len, tp, pp, cp, first, second)
+    root_rest(out, stage, model, program, case, tp, pp, etp, ep)
+    buffers_rest(out, stack)
+
+
+@scalar
+def stage_tokens(out, rest, stage, lines, model, program, case, stack, seq_len, tokens, accumulation,
+                 tp, pp, cp, ep, sequence_parallel, several):  # fmt: skip
+    """Fill in what a stage holds at a micro-batch, from what `stage_rest` left in `rest` (or in out).
+
+    Derivation: docs/physics.md sections 3 and 4.
+    """
+    first = rest[FIRST_LAYERS]
+    second = rest[SECOND_LAYERS]
+    work = 0.0
+    one_layer = 0.0
+    for group in range(2):
+        if (first if group == 0 else second) > 0.0:
+            kept = lines[group, KEEP_A] * tokens
+            if program.checkpointed == 0:
+                kept += lines[group, KEEP_B]
+            one_layer = max(one_layer, kept)
+            begin = int(lines[0, SETS_END]) if group == 1 else 2
+            for row in range(begin, int(lines[group, SETS_END])):
+                work = max(work, lines[row, 0] * tokens + lines[row, 1])
+    hidden_tokens = model.hidden * tokens / (tp if sequence_parallel == 1 else 1)
+    activation_terms(
+        out, rest, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens
+    )
+    held_terms(out, program, stack, hidden_tokens, first + second, one_layer)
+    phase_terms(out, rest, stage, program, stack, accumulation, pp, hidden_tokens, work, one_layer)
+    out[STAGE] = stage
+    out[EXPERT_ROOM] = 0.0
+    if ep > 1:
+        routed = out[IN_FLIGHT] * rest[ROUTED_PER_TOKEN]
+        out[EXPERT_ROOM] = (stack.moe_imbalance - 1.0) * tokens * (routed + rest[SETS_PER_TOKEN])
+    out[DEVICE] = stage_device(out[ALLOCATED], out[EXPERT_ROOM], program, stack, several)
 
 
 @scalar
@@ -441,41 +546,8 @@ def stage_bytes(out, stage, lines, model, program, case, stack, seq_len, tokens,
 
     `lines` are those of `layer_lines`. Derivation: docs/physics.md sections 2 to 4.
     """
-    first, second = stage_layers(model, pp, stage)
-    etp = expert_split(tp, ep, shards)
-    work = 0.0
-    one_layer = 0.0
-    cached = 0.0
-    routed_sets = 0.0
-    for group in range(2):
-        if (first if group == 0 else second) > 0.0:
-            kept = lines[group, KEEP_A] * tokens
-            if program.checkpointed == 0:
-                kept += lines[group, KEEP_B]
-            one_layer = max(one_layer, kept)
-            cached += lines[group, CACHED]
-            routed_sets = max(routed_sets, lines[group, ROUTED_SETS])
-            begin = int(lines[0, SETS_END]) if group == 1 else 2
-            for row in range(begin, int(lines[group, SETS_END])):
-                work = max(work, lines[row, 0] * tokens + lines[row, 1])
-    hidden_tokens = model.hidden * tokens / (tp if sequence_parallel == 1 else 1)
-    resting_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first, second, shards)
-    buffer_terms(out, stage, model, program, case, stack, tp, pp, etp, ep, first + second, shards)
-    activation_terms(
-        out, stage, model, program, case, stack, seq_len, tokens, tp, pp, cp, hidden_tokens,
-        first, second, lines, cached,
-    )  # fmt: skip
-    root_terms(
-        out, stage, model, program, case, stack, accumulation, tp, pp, etp, ep, hidden_tokens
-    )
-    held_terms(out, program, stack, hidden_tokens, first + second, one_layer)
-    phase_terms(out, stage, stack, accumulation, pp, work, one_layer)
-    out[STAGE] = stage
-    out[EXPERT_ROOM] = 0.0
-    if ep > 1:
-        routed = out[IN_FLIGHT] * (first * lines[0, ROUTED] + second * lines[1, ROUTED])
-        out[EXPERT_ROOM] = (stack.moe_imbalance - 1.0) * tokens * (routed + routed_sets)
-    out[DEVICE] = device_total(
-        out[ALLOCATED], program.memory_high, out[EXPERT_ROOM], several,
-        stack.context_bytes, stack.comm_bytes, stack.fragmentation_single, stack.fragmentation_multi,
+    stage_rest(out, stage, lines, model, program, case, stack, seq_len, tp, pp, cp, ep, shards)
+    stage_tokens(
+        out, out, stage, lines, model, program, case, stack, seq_len, tokens, accumulation, tp, pp,
+        cp, ep, sequence_parallel, several,
     )  # fmt: skip

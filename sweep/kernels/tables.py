@@ -278,6 +278,23 @@ class Classes(NamedTuple):
     gpus_per_node: np.ndarray
 
 
+class Kinds(NamedTuple):
+    """What tells the setups of a class apart but for host RAM: one column for all that are equal.
+
+    Within a class the kind with most GPU memory comes first, so that the kinds a candidate fits are
+    the first ones. Where a class is one node the network does not count, nor the link of one GPU.
+    """
+
+    rates: (
+        np.ndarray
+    )  # [SETUP_ROWS, N] as the setup table; limits and inverses of hosts mean nothing
+    first: np.ndarray  # [K]
+    last: np.ndarray  # one past
+    of_setup: np.ndarray  # [J]
+    least_host: np.ndarray  # [K, 2] bytes: least HOST_LIMIT and OFFLOAD_LIMIT among the class
+    most_host: np.ndarray  # [K, 2] bytes
+
+
 class Workloads(NamedTuple):
     """What is asked [W]: a model, a length, the cases (programs) and batches tried."""
 
@@ -396,3 +413,37 @@ class Quantity(IntEnum):
 
 
 QUANTITIES = len(Quantity)
+# Beyond the quantities an array of them has room for what their formulas share among micro-batches: the
+# parts that do not grow with tokens, computed once a layout.
+(
+    FIRST_LAYERS,  # layers of the first and of the second group on the stage
+    SECOND_LAYERS,
+    KEPT_PER_TOKEN,
+    KEPT_FIRST,  # bytes kept beside those per token, by group
+    KEPT_SECOND,
+    CACHED_BYTES,
+    SETS_PER_TOKEN,  # routed working sets
+    ROUTED_PER_TOKEN,
+    ROTARY,
+    HEAD_GRADIENT,
+    LOCAL_VOCAB,
+    ROOT_OWN,  # the root's gradient where it is not counted with all others
+    END_PER_HIDDEN,
+    STAGE_SHARE,  # of the layers, on the fullest stage
+    BUSIEST,  # tokens of the busiest expert-parallel rank over the mean
+    HEAD_ELEMENTS,
+    ACTIVE_ELEMENTS,
+    ATTENTION_LENGTHS,
+    TRAFFIC_PER_TOKEN,
+    HEADS,
+    OPERAND_WIDTH,
+    OPERAND_ELEMENTS,
+    OPERAND_HEAD,
+    LOSS_PER_TOKEN,
+    TP_PER_TOKEN,
+    NEAR,  # ranks of an expert exchange in a node
+    REACHED,  # other nodes a token's experts are on
+    MICRO_SENT,  # network bytes of sharding a micro-batch, and a step
+    ONCE_SENT,
+) = range(QUANTITIES, QUANTITIES + 29)
+ROOM = QUANTITIES + 29

@@ -9,7 +9,29 @@ import math
 
 from sweep.kernels.compile import scalar
 from sweep.kernels.memory import FIRST, root_elements
-from sweep.kernels.tables import EXPERT, LINEAR, OTHER, Offload, Quantity
+from sweep.kernels.tables import (
+    ACTIVE_ELEMENTS,
+    ATTENTION_LENGTHS,
+    BUSIEST,
+    EXPERT,
+    HEAD_ELEMENTS,
+    HEADS,
+    LINEAR,
+    LOSS_PER_TOKEN,
+    MICRO_SENT,
+    NEAR,
+    ONCE_SENT,
+    OPERAND_ELEMENTS,
+    OPERAND_HEAD,
+    OPERAND_WIDTH,
+    OTHER,
+    REACHED,
+    STAGE_SHARE,
+    TP_PER_TOKEN,
+    TRAFFIC_PER_TOKEN,
+    Offload,
+    Quantity,
+)
 
 _OPTIMIZER_CPU, _PARAMS_CPU, _PARAMS_NVME = (
     int(Offload.OPTIMIZER_CPU),
@@ -78,19 +100,17 @@ def fullest_stage(layers, pp, virtual_stages):
 
 
 @scalar
-def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep, etp,
-                  sequence_parallel, stage_share, head_here):  # fmt: skip
-    """Fill in FLOP, bytes and launch time of one micro-batch on one GPU.
+def compute_rest(out, model, program, case, stack, seq_len, tp, ep, etp, sequence_parallel, stage_share,
+                 head_here):  # fmt: skip
+    """Fill in what work shares among micro-batches: sums over layer groups, launches, dequantisation.
 
     Derivation: docs/physics.md section 5; passes are 2 + weight gradient + recomputation.
     """
     hidden = model.hidden
     head = head_here * hidden * model.vocab / tp
     recompute = program.recompute_matmul
-    passes = 2.0 + program.layers_trained + recompute
     head_passes = 2.0 + program.head_trained
     layer_passes = 3.0 + program.recompute_elementwise
-    share = tokens * stage_share / tp
     hidden_share = 1.0 if sequence_parallel == 1 else float(tp)
     mlp_bytes = stack.gated_bytes if model.gated == 1 else stack.plain_bytes
     hidden_bytes = stack.hidden_bytes
@@ -118,52 +138,24 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
         eager += count * model.heads[g]
         width += count * model.io_width[g]
     busiest = stack.moe_imbalance if ep > 1 else 1.0
-    out[MATMUL_FLOP] = 2.0 * share * passes * (dense + expert * busiest / stack.moe_efficiency)
-    out[HALF_FLOP] = (
-        2.0 * share * (3.0 + recompute) * case.adapter_active + 2.0 * tokens * head_passes * head
-    )
-    out[ATTENTION_FLOP] = 2.0 * share * (3.5 + program.recompute_attention) * attention
-    out[ELEMENTWISE_BYTES] = stack.elementwise_passes * share * layer_passes * traffic
-    out[EAGER_BYTES] = 0.0
-    if program.eager == 1:
-        out[EAGER_BYTES] = (
-            stack.eager_attention_bytes
-            * share
-            * seq_len
-            * (1.0 + program.recompute_attention / 3.0)
-            * eager
-        )
-    out[ADAPTER_BYTES] = (
-        stack.adapter_passes * 2.0 * share * (1.0 + recompute / 3.0) * case.adapter_io
-    )
-    out[PERMUTE_BYTES] = (
-        stack.permute_bytes
-        * share
-        * (layer_passes / 3.0)
-        * busiest
-        * model.moe_layers
-        * model.experts_per_token
-        * hidden
-    )
+    out[STAGE_SHARE] = stage_share
+    out[BUSIEST] = busiest
+    out[HEAD_ELEMENTS] = head
+    out[ACTIVE_ELEMENTS] = dense + expert * busiest / stack.moe_efficiency
+    out[ATTENTION_LENGTHS] = attention
+    out[TRAFFIC_PER_TOKEN] = traffic
+    out[HEADS] = eager
+    out[OPERAND_WIDTH] = width
     local_vocab = model.vocab / tp if stack.vocab_parallel_loss == 1 else model.vocab
-    out[LOSS_BYTES] = head_here * program.loss_traffic_bytes * local_vocab * tokens
-    held = stage_share * (case.matrix_elements[0] / tp + case.matrix_elements[1] / (etp * ep))
-    out[OPERAND_BYTES] = 2.0 * passes * (held + share * width) + 2.0 * head_passes * head
-    out[CAST_BYTES] = program.cast_bytes * passes * share * width
+    out[LOSS_PER_TOKEN] = head_here * program.loss_traffic_bytes * local_vocab
+    out[OPERAND_ELEMENTS] = stage_share * (
+        case.matrix_elements[0] / tp + case.matrix_elements[1] / (etp * ep)
+    )
+    out[OPERAND_HEAD] = 2.0 * head_passes * head
     quantized = stage_share * (
         case.quantized_elements[0] / tp + case.quantized_elements[1] / (etp * ep)
     )
     out[DEQUANT_BYTES] = program.dequant_bytes * quantized * (2.0 + recompute)
-    out[MEMORY_BYTES] = (
-        out[ELEMENTWISE_BYTES]
-        + out[EAGER_BYTES]
-        + out[ADAPTER_BYTES]
-        + out[PERMUTE_BYTES]
-        + out[LOSS_BYTES]
-        + out[OPERAND_BYTES]
-        + out[CAST_BYTES]
-        + out[DEQUANT_BYTES]
-    ) / stack.memory_efficiency
     out[HOST_S] = (
         stack.kernel_s
         * (
@@ -174,6 +166,67 @@ def compute_terms(out, model, program, case, stack, seq_len, tokens, tp, pp, ep,
         * layer_passes
         * stage_share
     )
+
+
+@scalar
+def compute_terms(out, rest, model, program, case, stack, seq_len, tokens, tp):
+    """Fill in FLOP and bytes of one micro-batch on one GPU, from what `compute_rest` left in `rest`.
+
+    Derivation: docs/physics.md section 5.
+    """
+    recompute = program.recompute_matmul
+    passes = 2.0 + program.layers_trained + recompute
+    head_passes = 2.0 + program.head_trained
+    layer_passes = 3.0 + program.recompute_elementwise
+    share = tokens * rest[STAGE_SHARE] / tp
+    out[MATMUL_FLOP] = 2.0 * share * passes * rest[ACTIVE_ELEMENTS]
+    out[HALF_FLOP] = (
+        2.0 * share * (3.0 + recompute) * case.adapter_active
+        + 2.0 * tokens * head_passes * rest[HEAD_ELEMENTS]
+    )
+    out[ATTENTION_FLOP] = (
+        2.0 * share * (3.5 + program.recompute_attention) * rest[ATTENTION_LENGTHS]
+    )
+    out[ELEMENTWISE_BYTES] = (
+        stack.elementwise_passes * share * layer_passes * rest[TRAFFIC_PER_TOKEN]
+    )
+    out[EAGER_BYTES] = 0.0
+    if program.eager == 1:
+        out[EAGER_BYTES] = (
+            stack.eager_attention_bytes
+            * share
+            * seq_len
+            * (1.0 + program.recompute_attention / 3.0)
+            * rest[HEADS]
+        )
+    out[ADAPTER_BYTES] = (
+        stack.adapter_passes * 2.0 * share * (1.0 + recompute / 3.0) * case.adapter_io
+    )
+    out[PERMUTE_BYTES] = (
+        stack.permute_bytes
+        * share
+        * (layer_passes / 3.0)
+        * rest[BUSIEST]
+        * model.moe_layers
+        * model.experts_per_token
+        * model.hidden
+    )
+    out[LOSS_BYTES] = rest[LOSS_PER_TOKEN] * tokens
+    width = rest[OPERAND_WIDTH]
+    out[OPERAND_BYTES] = (
+        2.0 * passes * (rest[OPERAND_ELEMENTS] + share * width) + rest[OPERAND_HEAD]
+    )
+    out[CAST_BYTES] = program.cast_bytes * passes * share * width
+    out[MEMORY_BYTES] = (
+        out[ELEMENTWISE_BYTES]
+        + out[EAGER_BYTES]
+        + out[ADAPTER_BYTES]
+        + out[PERMUTE_BYTES]
+        + out[LOSS_BYTES]
+        + out[OPERAND_BYTES]
+        + out[CAST_BYTES]
+        + rest[DEQUANT_BYTES]
+    ) / stack.memory_efficiency
 
 
 @scalar
@@ -188,10 +241,9 @@ def mean_elements(parts, tied_embed, tp, etp, ep, stage_share, pp):
 
 
 @scalar
-def communication_terms(out, model, program, case, stack, tokens, accumulation, gpus,
-                        gpus_per_node, tp, pp, cp, ep, etp, shards, stage_share,
-                        virtual_stages):  # fmt: skip
-    """Fill in what links, network and PCIe carry, per micro-batch and per step.
+def communication_rest(out, model, program, case, stack, gpus_per_node, tp, pp, ep, etp, shards,
+                       stage_share):  # fmt: skip
+    """Fill in what links, network and PCIe carry whatever the micro-batch.
 
     Derivation: docs/physics.md section 5: ring collectives, hierarchical over nodes.
     """
@@ -247,56 +299,23 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
     out[STEP_EXPOSED] = stack.step_exposed
 
     reduces = (4.0 + 2.0 * program.recompute_matmul) * layers_here
-    out[TP_LINK_BYTES] = (
-        stack.tp_exposed * reduces * 2.0 * (tp - 1.0) / tp * 2.0 * hidden * tokens / link
-    )
+    out[TP_PER_TOKEN] = stack.tp_exposed * reduces * 2.0 * (tp - 1.0) / tp * 2.0 * hidden
     latency = unit_s + stack.tp_exposed * reduces * 2.0 * (tp - 1.0) * stack.latency_s
-    ring_link = 0.0
-    ring_network = 0.0
-    sent = 0.0
-    node_share = 1.0 * gpus_per_node
-    if cp > 1:
-        kv = 0.0
-        for g in range(2):
-            kv += model.group_count[g] * model.kv_width[g]
-        volume = 3.0 * (cp - 1.0) * 4.0 * tokens * stage_share * kv / tp
-        if tp * cp <= gpus_per_node:
-            ring_link += stack.dp_exposed * volume
-        else:
-            ring_network += stack.dp_exposed * volume * node_share
-            sent += volume * node_share
+    if pp > 1:
+        latency += 2.0 * stack.latency_s
+    out[LATENCY_S] = latency
+    out[UNIT_S] = unit_s
+    out[NEAR] = 1.0
+    out[REACHED] = 0.0
     if ep > 1:
-        copy = (
-            stack.moe_imbalance
-            * (4.0 + 2.0 * program.recompute_matmul)
-            * 2.0
-            * tokens
-            * hidden
-            / tp
-            * model.moe_layers
-            * stage_share
-        )
         near = min(ep, max(1, gpus_per_node // etp))
         apart = ep / near
         k = model.experts_per_token
-        ring_link += stack.ep_exposed * copy * k * (near - 1.0) / near
+        out[NEAR] = near
         # A token goes once to each other node that has one of its experts.
-        reached = apart * (1.0 - (1.0 - 1.0 / apart) ** k) * (apart - 1.0) / apart
-        ring_network += stack.ep_exposed * copy * reached * node_share
-        sent += copy * reached * node_share
-    if pp > 1:
-        # Interleaved chunks hand on more often, behind the work of the others.
-        volume = 4.0 * hidden * tokens / tp
-        latency += 2.0 * stack.latency_s
-        if gpus <= gpus_per_node:
-            ring_link += volume
-        else:
-            ring_network += volume * node_share
-            sent += volume * node_share
-    out[RING_LINK_BYTES] = ring_link / link
-    out[RING_NETWORK_BYTES] = ring_network / network
-    out[LATENCY_S] = latency
-    out[UNIT_S] = unit_s
+        out[REACHED] = apart * (1.0 - (1.0 - 1.0 / apart) ** k) * (apart - 1.0) / apart
+    out[MICRO_SENT] = per_micro * between_share
+    out[ONCE_SENT] = once * between_share
 
     local = all_trained
     if zero >= 1 and not whole_adapters:
@@ -322,11 +341,63 @@ def communication_terms(out, model, program, case, stack, tokens, accumulation, 
         out[FETCH_PCIE_BYTES] = 2.0 * stored / stack.pcie_share
     elif offload == _PARAMS_NVME:
         out[FETCH_S] = 2.0 * stored * gpus_per_node / stack.nvme_bytes_per_s
+
+
+@scalar
+def communication_terms(out, rest, model, program, stack, tokens, accumulation, gpus, gpus_per_node, tp,
+                        pp, cp, ep, virtual_stages):  # fmt: skip
+    """Fill in what a micro-batch sends of its tokens, and how often; see `communication_rest`.
+
+    Derivation: docs/physics.md section 5.
+    """
+    hidden = model.hidden
+    stage_share = rest[STAGE_SHARE]
+    link = stack.link_share
+    network = stack.network_share
+    out[TP_LINK_BYTES] = rest[TP_PER_TOKEN] * tokens / link
+    ring_link = 0.0
+    ring_network = 0.0
+    sent = 0.0
+    node_share = 1.0 * gpus_per_node
+    if cp > 1:
+        kv = 0.0
+        for g in range(2):
+            kv += model.group_count[g] * model.kv_width[g]
+        volume = 3.0 * (cp - 1.0) * 4.0 * tokens * stage_share * kv / tp
+        if tp * cp <= gpus_per_node:
+            ring_link += stack.dp_exposed * volume
+        else:
+            ring_network += stack.dp_exposed * volume * node_share
+            sent += volume * node_share
+    if ep > 1:
+        copy = (
+            stack.moe_imbalance
+            * (4.0 + 2.0 * program.recompute_matmul)
+            * 2.0
+            * tokens
+            * hidden
+            / tp
+            * model.moe_layers
+            * stage_share
+        )
+        near = rest[NEAR]
+        reached = rest[REACHED]
+        ring_link += stack.ep_exposed * copy * model.experts_per_token * (near - 1.0) / near
+        ring_network += stack.ep_exposed * copy * reached * node_share
+        sent += copy * reached * node_share
+    if pp > 1:
+        # Interleaved chunks hand on more often, behind the work of the others.
+        volume = 4.0 * hidden * tokens / tp
+        if gpus <= gpus_per_node:
+            ring_link += volume
+        else:
+            ring_network += volume * node_share
+            sent += volume * node_share
+    out[RING_LINK_BYTES] = ring_link / link
+    out[RING_NETWORK_BYTES] = ring_network / network
     repeats = accumulation + (pp - 1.0) / virtual_stages
     out[REPEATS] = repeats
-    out[NETWORK_BYTES_PER_STEP] = (
-        repeats * (per_micro * between_share + sent) + once * between_share
-    )
+    out[NETWORK_BYTES_PER_STEP] = repeats * (rest[MICRO_SENT] + sent) + rest[ONCE_SENT]
 
 
 @scalar

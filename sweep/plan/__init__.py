@@ -15,7 +15,7 @@ from sweep.catalogs.hardware import Gpu
 from sweep.catalogs.stacks import StackBook
 from sweep.catalogs.time_bands import TimeBand
 from sweep.errors import PlanError
-from sweep.kernels.tables import Classes, Forms, Splits, Workloads, pack
+from sweep.kernels.tables import Classes, Forms, Kinds, Splits, Workloads, pack
 from sweep.kernels.tables import Layouts as LayoutTable
 from sweep.plan.cases import Case, build_case, case_table
 from sweep.plan.layouts import (
@@ -45,6 +45,7 @@ from sweep.plan.setups import (
     SetupRates,
     Shape,
     class_table,
+    kind_table,
     list_setups,
     list_shapes,
     priced_offers,
@@ -70,6 +71,7 @@ class KernelTables:
     stacks: np.ndarray
     setups: np.ndarray
     classes: Classes
+    kinds: Kinds
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
     candidates = _candidate_counts(
         workload_table, cases.program, choices, np.array(program_rules), len(micro_batches)
     )
+    setups_table = setup_table(rates, spec.constraints.memory_headroom)
     plan = Plan(
         spec=spec,
         gpus=catalogs.gpus,
@@ -340,8 +343,9 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
             programs=pack(program_table(programs, stack_names, book)),
             cases=pack(cases),
             stacks=pack(stack_table(stack_names, book)),
-            setups=setup_table(rates, spec.constraints.memory_headroom),
+            setups=setups_table,
             classes=classes,
+            kinds=kind_table(setups_table, classes),
         ),
         choices=choices,
         candidates=candidates,

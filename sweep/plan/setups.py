@@ -33,6 +33,7 @@ from sweep.kernels.tables import (
     PCIE_S,
     SETUP_ROWS,
     Classes,
+    Kinds,
 )
 from sweep.spec import Spec
 from sweep.units import GB, GBIT_PER_S_BYTES, GIB
@@ -419,6 +420,42 @@ def setup_table(rates: Sequence[SetupRates], memory_headroom: float) -> np.ndarr
         table[OFFLOAD_LIMIT, j] = 0.0 if ram is None else ram
         table[OFFLOAD_INVERSE, j] = _UNKNOWN_RAM_INVERSE if ram is None else 1.0 / ram
     return table
+
+
+def kind_table(setups: np.ndarray, classes: Classes) -> Kinds:
+    """The kinds of setups in each class, most GPU memory first, from the setup table."""
+    host = {HOST_LIMIT, OFFLOAD_LIMIT, HOST_INVERSE, OFFLOAD_INVERSE}
+    columns: list[np.ndarray] = []
+    first, last = [], []
+    of_setup = np.empty(setups.shape[1], np.int64)
+    least, most = np.empty((2, len(classes.first), 2))
+    for k, (start, end) in enumerate(zip(classes.first, classes.last, strict=True)):
+        ignored = set(host)
+        if classes.gpus[k] <= classes.gpus_per_node[k]:
+            ignored.add(NETWORK_S)
+        if classes.gpus[k] == 1:
+            ignored.add(LINK_S)
+        counted = [row for row in range(SETUP_ROWS) if row not in ignored]
+        here = setups[:, start:end]
+        ram = here[[HOST_LIMIT, OFFLOAD_LIMIT]]
+        least[k], most[k] = ram.min(axis=1), ram.max(axis=1)
+        numbers: dict[bytes, int] = {}
+        first.append(len(columns))
+        for j in np.argsort(-here[DEVICE_LIMIT], kind="stable"):
+            key = here[counted, j].tobytes()
+            if key not in numbers:
+                numbers[key] = len(columns)
+                columns.append(here[:, j])
+            of_setup[start + j] = numbers[key]
+        last.append(len(columns))
+    return Kinds(
+        rates=np.ascontiguousarray(np.array(columns).T),
+        first=np.array(first, np.int64),
+        last=np.array(last, np.int64),
+        of_setup=of_setup,
+        least_host=least,
+        most_host=most,
+    )
 
 
 def setup_columns(
