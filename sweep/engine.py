@@ -294,10 +294,11 @@ def run_shard(
 
 
 def finish(plan: Plan, folder: Path, sources: Sequence[Path] = ()) -> Manifest:
-    """Make a run of what its shards have written, here or into the folders `sources`.
+    """Make a run in `folder` of what its shards have written, there or into the folders `sources`.
 
-    Reads every part and compares it with its hash. Raises sink.Incomplete if parts are missing or
-    damaged, RunError for what is wrong with a folder.
+    Reads every part and compares it with its hash. The manifest's seconds are those of finishing,
+    its threads 0. Raises sink.Incomplete if parts are missing or damaged, RunError for what is wrong
+    with a folder.
     """
     parts = chunks(plan)
     run_identity = identity(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -316,6 +317,25 @@ def test_three_processes_in_one_folder_and_finish_are_the_run(whole: Path, tmp_p
             "bytes": sum(part["size_bytes"] for part in parts),
         }
         assert sum(fact[name] for fact in facts) == wanted[name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names a processor of another kind")
+def test_the_processor_does_not_show_in_the_bytes(whole: Path, tmp_path: Path) -> None:
+    """Shards may run on machines of several generations: here without AVX and fused multiply-add."""
+    oldest = {
+        "NUMBA_CPU_NAME": "x86-64",
+        "NUMBA_CPU_FEATURES": "",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-FMA,-FMA4",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    words = ["run", whole / "long.toml", "--out", tmp_path / "out", "--shard", "3/12"]
+    found = apart(*words, **oldest)
+    assert found.returncode == 0, found.stderr
+    assert "compiling the kernels" in found.stderr
+    parts = files(tmp_path / "out")
+    assert len(parts) == 2
+    assert parts == {name: files(whole / "out")[name] for name in parts}
 
 
 def test_finish_names_the_commands_that_compute_what_is_left(whole: Path, tmp_path: Path) -> None:
