@@ -302,7 +302,7 @@ def finish(plan: Plan, folder: Path, sources: Sequence[Path] = ()) -> Manifest:
     """
     parts = chunks(plan)
     run_identity = identity(plan)
-    for place in sources or [folder]:
+    for place in sources if sources and not sink.is_begun(folder) else (folder, *sources):
         sink.require_same_run(place, run_identity, len(parts))
     with sink.open_run(folder, run_identity, part_count=len(parts)) as output:
         output.check_parts()
