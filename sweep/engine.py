@@ -294,14 +294,15 @@ def run_shard(
 
 
 def finish(plan: Plan, folder: Path, sources: Sequence[Path] = ()) -> Manifest:
-    """Make a run of what its shards have written, here or into the folders `sources`.
+    """Make a run in `folder` of what its shards have written, there or into the folders `sources`.
 
-    Reads every part and compares it with its hash. Raises sink.Incomplete if parts are missing or
-    damaged, RunError for what is wrong with a folder.
+    Reads every part and compares it with its hash. The manifest's seconds are those of finishing,
+    its threads 0. Raises sink.Incomplete if parts are missing or damaged, RunError for what is wrong
+    with a folder.
     """
     parts = chunks(plan)
     run_identity = identity(plan)
-    for place in sources or [folder]:
+    for place in sources if sources and not sink.is_begun(folder) else (folder, *sources):
         sink.require_same_run(place, run_identity, len(parts))
     with sink.open_run(folder, run_identity, part_count=len(parts)) as output:
         output.check_parts()

@@ -126,6 +126,16 @@ def test_a_signal_leaves_a_run_that_goes_on(
     assert {name: files(out)[name] for name in facts} == facts
 
 
+def test_what_fails_in_a_task_is_told_as_it_is_here(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text(LONG_SPEC)
+    words = ["run", "long.toml", "--out", "out", "--no-ranking"]
+    done(*words, "--shard", "23/24", cwd=tmp_path)
+    (tmp_path / "out" / "facts" / "part-00001.parquet").mkdir()
+    said = refused(*words, "--on", "ray", "--address", cluster.address, code=1, cwd=tmp_path)
+    assert "out/facts/part-00001.parquet: cannot be written: is a directory\n" in said
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_an_address_where_nothing_answers_is_told_soon(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # not listening: whoever connects is refused

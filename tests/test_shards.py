@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,7 @@ import pytest
 from run_folders import IDENTITY
 from test_cli import LONG_SPEC, PROGRAM, ROOT, apart, done, environment, refused, sweep
 from test_engine import contents, counting, in_parts, kept
-from test_sink import damage, files, write
+from test_sink import damage, files, no_partials, write
 
 from sweep import engine, sink
 from sweep.cli import run
@@ -83,6 +89,38 @@ def test_shards_hold_a_folder_together_and_nobody_else(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=r"process \d+ on .* is writing here"):
             sink.open_run(tmp_path, IDENTITY, part_count=4, shard=Shard(0, 2))
     assert not list(tmp_path.glob("*.lock"))
+
+
+def test_shards_that_start_at_once_all_get_their_share(tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder = tmp_path / str(attempt)
+        barrier = threading.Barrier(8)
+
+        def work(index: int, folder: Path = folder, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            with sink.open_run(folder, IDENTITY, part_count=16, shard=Shard(index, 8)) as run:
+                for part in (index, index + 8):
+                    write(run, part)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        with sink.open_run(folder, IDENTITY, part_count=16) as run:
+            run.check_parts()
+            assert run.finished_parts == set(range(16))
+        assert no_partials(folder)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(_handle: int, _kind: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(RunError, match=r"no locks \(flock\).*local folder.*`sweep finish --from`"):
+        sink.open_run(tmp_path, IDENTITY, part_count=2, shard=Shard(0, 2))
+    assert not (tmp_path / "identity.json").exists()
 
 
 def test_a_shard_removes_what_it_was_writing_and_leaves_that_of_others(tmp_path: Path) -> None:
@@ -260,7 +298,11 @@ def test_finishing_what_was_never_begun_is_refused_and_leaves_nothing(
     engine.run_shard(kept(plan, "all"), tmp_path / "other", Shard(0, 2), threads=1)
     with pytest.raises(RunError, match=r"unfinished run of another spec.*give the spec"):
         engine.finish(plan, tmp_path / "new", [tmp_path / "other"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "other"]
+    engine.run_shard(plan, tmp_path / "mine", Shard(0, 2), threads=1)
+    with pytest.raises(RunError, match=r"other: holds an unfinished run of another spec.*give the"):
+        engine.finish(plan, tmp_path / "other", [tmp_path / "mine"])
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["empty", "mine", "other"]
     assert list((tmp_path / "empty").iterdir()) == []
 
 
@@ -316,6 +358,25 @@ def test_three_processes_in_one_folder_and_finish_are_the_run(whole: Path, tmp_p
             "bytes": sum(part["size_bytes"] for part in parts),
         }
         assert sum(fact[name] for fact in facts) == wanted[name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names a processor of another kind")
+def test_the_processor_does_not_show_in_the_bytes(whole: Path, tmp_path: Path) -> None:
+    """Shards may run on machines of several generations: here without AVX and fused multiply-add."""
+    oldest = {
+        "NUMBA_CPU_NAME": "x86-64",
+        "NUMBA_CPU_FEATURES": "",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-FMA,-FMA4",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    words = ["run", whole / "long.toml", "--out", tmp_path / "out", "--shard", "3/12"]
+    found = apart(*words, **oldest)
+    assert found.returncode == 0, found.stderr
+    assert "compiling the kernels" in found.stderr
+    parts = files(tmp_path / "out")
+    assert len(parts) == 2
+    assert parts == {name: files(whole / "out")[name] for name in parts}
 
 
 def test_finish_names_the_commands_that_compute_what_is_left(whole: Path, tmp_path: Path) -> None:

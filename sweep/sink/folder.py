@@ -111,11 +111,16 @@ def take_shard(folder: Path, identity: RunIdentity, part_count: int, shard: Shar
     return _finished_parts(folder, identity, part_count, shard.parts(part_count), manifest)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a run, whichever, was begun in a folder."""
+    return (folder / IDENTITY_NAME).exists()
+
+
 def require_same_run(folder: Path, identity: RunIdentity, part_count: int) -> None:
     """Refuse a folder that holds no parts of this run. Raises RunError."""
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such folder")
-    if not (folder / IDENTITY_NAME).exists():
+    if not is_begun(folder):
         raise RunError(f"{folder}: no run was begun here: it has no {IDENTITY_NAME}")
     remedy = "give the spec, catalogs and version of sweep it was begun with"
     _refuse_other_run(folder, identity, part_count, _former_manifest(folder), remedy)
