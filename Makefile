@@ -120,6 +120,11 @@ test: .venv/.installed ## run the tests
 test-faults: .venv/.installed ## kill runs at 50 moments and look whether they go on (3 minutes)
 	@$(BIN)/python -m pytest --quiet -m faults
 
+.PHONY: test-ray
+test-ray: .venv/.installed ## install the extra `ray` and run on local clusters, a node of which is killed
+	@$(BIN)/python -m pip install -qq --only-binary :all: --editable '.[ray]'
+	@$(BIN)/python -m pytest --quiet tests/test_on_ray.py
+
 # Each check is a target of its own: all of them report, and `make -j2 lint` runs two at once.
 LINTS := lint-style lint-types lint-imports lint-catalogs lint-generated
 .PHONY: lint $(LINTS)
