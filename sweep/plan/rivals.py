@@ -28,15 +28,13 @@ def rival_table(
     Such a case comes earlier and recomputes no more, and all else that takes time is equal: each term
     of docs/physics.md section 5 is then no larger, and rounding keeps that order.
     """
-    same: dict[tuple[bytes, ...], int] = {}
-    keys = []
-    for case in cases:
-        program = programs[case["program"]]
-        parts = [program[name].tobytes() for name in _PROGRAM]
-        parts += [case[name].tobytes() for name in _CASE]
-        parts.append(rules[case["program"]].tobytes())
-        keys.append(same.setdefault(tuple(parts), len(same)))
-    recomputed = np.array([programs[name] for name in _RECOMPUTED]).T[cases["program"]]
+    of_case = cases["program"]
+    columns = [cases[name].reshape(len(cases), -1) for name in _CASE]
+    columns += [programs[name][of_case] for name in _PROGRAM]
+    table = np.ascontiguousarray(np.column_stack([*columns, rules[of_case]]), np.float64)
+    same: dict[bytes, int] = {}
+    keys = [same.setdefault(row.tobytes(), len(same)) for row in table]
+    recomputed = np.array([programs[name] for name in _RECOMPUTED]).T[of_case]
     found: dict[bytes, np.ndarray] = {}
     rivals = np.full(len(workloads.case_list), -1, np.int64)
     for first, last in zip(workloads.first_case, workloads.last_case, strict=True):
@@ -51,10 +49,11 @@ def rival_table(
 def _rivals_of(rows: np.ndarray, keys: list[int], recomputed: np.ndarray) -> np.ndarray:
     rivals = np.full(len(rows), -1, np.int64)
     alike: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
+    shares = recomputed[rows].tolist()
+    for place, row in enumerate(rows.tolist()):
         earlier = alike.setdefault(keys[row], [])
         for other in reversed(earlier):
-            if (recomputed[rows[other]] <= recomputed[row]).all():
+            if all(less <= more for less, more in zip(shares[other], shares[place], strict=True)):
                 rivals[place] = other
                 break
         earlier.append(place)
