@@ -89,6 +89,49 @@ def test_the_same_on_the_whole_catalog(everything: Plan, where: float) -> None:
     compare(everything, first, first + 1)
 
 
+def test_the_same_where_all_is_tuned(catalogs: Catalogs) -> None:
+    """Two batches a workload, and the lightest checkpointing last or in the middle."""
+    plan = build_plan(load_spec(DATA / "best.toml"), catalogs, TODAY)
+    workloads = plan.tables.workloads
+    assert (workloads.last_batch - workloads.first_batch == 2).all()
+    assert (plan.tables.kinds.rival >= 0).any()
+    compare(plan, 0, len(plan.workloads))
+
+
+def test_a_rival_is_never_slower(everything: Plan) -> None:
+    """The order of rounded seconds: what recomputes less is first, on every setup of a class."""
+    tables = everything.tables
+    rival, workloads = tables.kinds.rival, tables.workloads
+    assert (rival >= 0).mean() > 0.5
+    compared = 0
+    for w in range(0, len(everything.workloads), 1500):
+        k = int(np.argmax((everything.candidates[w] > 0) * (everything.class_sizes > 5)))
+        size = int(everything.candidates[w, k] * everything.class_sizes[k])
+        rows = engine.decide_scenarios(everything, engine.Chunk(w, w + 1, k, k + 1, size))
+        per_program = len(everything.global_batches) * len(everything.layouts)
+        per_program *= len(everything.micro_batches)
+        program, rest = np.divmod(rows["knob"].astype(np.int64), per_program)
+        seconds = dict(
+            zip(
+                zip(program, rest, rows["setup"], strict=True),
+                rows["seconds_per_token"],
+                strict=True,
+            )
+        )
+        first, last = workloads.first_case[w], workloads.last_case[w]
+        of_place = tables.cases["program"][workloads.case_list[first:last]]
+        rivals = {
+            int(of_place[place]): int(of_place[rival[first + place]])
+            for place in range(last - first)
+            if rival[first + place] >= 0
+        }
+        for (one, knob, setup), one_s in seconds.items():
+            if int(one) in rivals:
+                assert seconds[rivals[int(one)], knob, setup] <= one_s
+                compared += 1
+    assert compared > 1000
+
+
 def test_the_same_with_every_knob(twin: Plan) -> None:
     verdicts, _, _ = compare(twin, 0, len(twin.workloads))
     assert {Verdict.FITS, Verdict.GPU_MEMORY} <= set(verdicts)
@@ -116,7 +159,7 @@ def test_the_same_when_every_limit_is_tight(twin: Plan) -> None:
         (OFFLOAD_LIMIT, OFFLOAD_INVERSE),
     ):
         setups[inverse] = 1.0 / setups[limit]
-    kinds = kind_table(setups, twin.tables.classes)
+    kinds = kind_table(setups, twin.tables.classes, twin.tables.kinds.rival)
     tables = dataclasses.replace(twin.tables, setups=setups, kinds=kinds)
     plan = dataclasses.replace(twin, tables=tables)
     verdicts, _, _ = compare(plan, 0, len(plan.workloads))

@@ -1,11 +1,12 @@
 """The best of each pair, without evaluating in full what cannot be it: what `decide_best` decides.
 
-Three things that `decide.decide_best` does not know make the difference, and none changes a bit of the
+Four things that `decide.decide_best` does not know make the difference, and none changes a bit of the
 result (tests/test_best.py compares the two):
 
 - setups of a class that differ in host RAM alone take the same time: one race for all (`Kinds`);
 - a candidate that needs more than any setup of the class has can only be a nearest miss: it has no
   time to compute and no race to run;
+- what recomputes more than a case that fits the same setups is no faster (`Kinds.rival`);
 - of the misses at one dtype, one that needs no less of GPU and host than an earlier one is no nearer
   on any setup: need over limit is rounded, and rounding keeps the order. Few are left to compare.
 """
@@ -142,12 +143,13 @@ def outdone(misses, needs, count, dtype, offloads, device, host):
 @scalar
 def race_class(w, k, workloads, choices, layouts, models, features, forms, programs, cases, stacks,
                setups, classes, batches, kinds, lines, lines_known, out, rest, fits, fit_knobs,
-               misses, needs, missed, fastest_s, fastest, alone_s, alone):  # fmt: skip
+               misses, needs, missed, fastest_s, fastest, alone_s, alone, reaches):  # fmt: skip
     """Race the candidates of workload w on class k; returns how many fit somewhere, and misses kept.
 
     Those that fit somewhere leave their measures in fits [N, MEASURES] and fit_knobs. What is fastest
     is kept by kind in fastest_s and fastest [kinds], and for candidates that fit the hosts of some
-    setups only, by setup in alone_s and alone [setups]. misses i64 [N, 4] and needs [N, 2] (bytes of
+    setups only, by setup in alone_s and alone [setups]. reaches [cases, batches, layouts, micro-batches]
+    is room for how many kinds of the class each fits. misses i64 [N, 4] and needs [N, 2] (bytes of
     GPU and host) take those that may be nearest, in knob order, missed [N, 2, ROOM] their quantities.
     """
     m = workloads.model[w]
@@ -158,6 +160,9 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
     layout_count = layouts.tp.shape[0]
     micro_count = choices.micro_batches.shape[0]
     first_case = workloads.first_case[w]
+    first_batch = workloads.first_batch[w]
+    host = 0.0
+    host_fits = True
     lo = classes.first[k]
     hi = classes.last[k]
     first_kind = kinds.first[k]
@@ -173,10 +178,12 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
         attention = int(stack.attention_kernel)
         offloads = 1 if program.offload != 0 else 0
         rule = choices.rule[p]
+        rival = kinds.rival[at]
+        first_layout = choices.first[workloads.signature[w], k, rule]
         for b in range(workloads.first_batch[w], workloads.last_batch[w]):
             global_batch = workloads.batch_list[b]
             for y in range(
-                choices.first[workloads.signature[w], k, rule],
+                first_layout,
                 choices.last[workloads.signature[w], k, rule],
             ):
                 layout = choices.layout_list[y]
@@ -196,6 +203,9 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                     lines_known[at - first_case, x] = 1
                 known = False
                 timed = False
+                place = y - first_layout
+                for micro in range(micro_count):
+                    reaches[at - first_case, b - first_batch, place, micro] = 0
                 # Of one layout, more sequences need more memory while as many micro-batches are in
                 # flight: none further fits, nor is it nearer.
                 too_large = False
@@ -242,6 +252,17 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                     too_large = device > device_limits[0] or not host_fits
                     if too_large and not near:
                         continue
+                    reach = 0
+                    raced = 0
+                    if not too_large and host <= kinds.least_host[k, offloads]:
+                        reach = device_limits.shape[0]
+                        while device > device_limits[reach - 1]:
+                            reach -= 1
+                        reaches[at - first_case, b - first_batch, place, micro] = reach
+                        if rival >= 0:
+                            raced = reaches[rival, b - first_batch, place, micro]
+                        if raced >= reach and not near:
+                            continue
                     if not timed:
                         timed = True
                         time_rest(
@@ -266,8 +287,9 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                         misses[miss_count, _DTYPE] = dtype
                         misses[miss_count, _OFFLOADS] = offloads
                         misses[miss_count, _ATTENTION] = attention
-                        missed[miss_count, 0] = out
-                        missed[miss_count, 1] = rest[0]
+                        for i in range(ROOM):
+                            missed[miss_count, 0, i] = out[i]
+                            missed[miss_count, 1, i] = rest[0, i]
                         miss_count += 1
                     if too_large:
                         continue
@@ -285,16 +307,15 @@ def race_class(w, k, workloads, choices, layouts, models, features, forms, progr
                         + out[_c.RING_LINK_BYTES]
                     )
                     # The second half never holds: what kinds leave out is sent nothing.
-                    if host <= kinds.least_host[k, offloads] and not (
+                    if reach > 0 and not (
                         (between > 0.0 and gpus <= gpus_per_node) or (within > 0.0 and gpus == 1)
                     ):
-                        reach = device_limits.shape[0]
-                        while device > device_limits[reach - 1]:
-                            reach -= 1
-                        race_fits(
-                            out, rest[0], float(fit_count), dtype, attention, kinds.rates,
-                            first_kind, first_kind + reach, fastest_s, fastest,
-                        )  # fmt: skip
+                        if raced < reach:
+                            race_fits(
+                                out, rest[0], float(fit_count), dtype, attention, kinds.rates,
+                                first_kind + raced, first_kind + reach, fastest_s[raced:reach],
+                                fastest[raced:reach],
+                            )  # fmt: skip
                     else:
                         for i in range(lo, hi):
                             if (
@@ -349,10 +370,15 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
     Verdicts u8, knobs i64 and measures f64 [rows, MEASURES] of (last - first) x J rows.
     """
     setup_count = setups.shape[1]
-    most = max(1, candidate_counts.max())
+    most = 1
+    for w in range(first, last):
+        for k in range(classes.first.shape[0]):
+            most = max(most, candidate_counts[w - first, k])
     most_cases = 1
+    most_batches = 1
     for w in range(first, last):
         most_cases = max(most_cases, workloads.last_case[w] - workloads.first_case[w])
+        most_batches = max(most_batches, workloads.last_batch[w] - workloads.first_batch[w])
     lines = np.empty((most_cases, splits.tp.shape[0], 2 + 2 * forms.backward.shape[1], 6))
     lines_known = np.zeros((most_cases, splits.tp.shape[0]), np.int64)
     out = np.zeros(ROOM)
@@ -366,6 +392,10 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
     fastest = np.empty(setup_count)
     alone_s = np.empty(setup_count)
     alone = np.empty(setup_count)
+    most_layouts = layouts.tp.shape[0]
+    reaches = np.zeros(
+        (most_cases, most_batches, most_layouts, choices.micro_batches.shape[0]), np.int64
+    )
     miss_s = np.empty(1)
     miss_number = np.empty(1)
     for w in range(first, last):
@@ -374,21 +404,24 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
             lo = classes.first[k]
             hi = classes.last[k]
             kind_count = kinds.last[k] - kinds.first[k]
-            fastest_s[:kind_count] = math.inf
-            fastest[:kind_count] = -1.0
-            alone_s[: hi - lo] = math.inf
-            alone[: hi - lo] = -1.0
+            for kind in range(kind_count):
+                fastest_s[kind] = math.inf
+                fastest[kind] = -1.0
+            for i in range(hi - lo):
+                alone_s[i] = math.inf
+                alone[i] = -1.0
             _, miss_count = race_class(
                 w, k, workloads, choices, layouts, models, features, forms, programs, cases, stacks,
                 setups, classes, batches, kinds, lines, lines_known, out, rest, fits, fit_knobs,
-                misses, needs, missed, fastest_s, fastest, alone_s, alone,
+                misses, needs, missed, fastest_s, fastest, alone_s, alone, reaches,
             )  # fmt: skip
             for i in range(lo, hi):
                 row = (w - first) * setup_count + i
                 if miss_count == 0:
                     verdicts[row] = _NO_LAYOUT
                     knobs[row] = -1
-                    measures[row, :] = 0.0
+                    for column in range(MEASURES):
+                        measures[row, column] = 0.0
                     continue
                 kind = kinds.of_setup[i] - kinds.first[k]
                 seconds = fastest_s[kind]
@@ -402,7 +435,8 @@ def choose_best(first, last, workloads, choices, layouts, splits, models, featur
                 if chosen >= 0:
                     verdicts[row] = _FITS
                     knobs[row] = fit_knobs[chosen]
-                    measures[row, :] = fits[chosen]
+                    for column in range(MEASURES):
+                        measures[row, column] = fits[chosen, column]
                     measures[row, SECONDS_PER_TOKEN] = seconds
                     continue
                 nearest = nearest_miss(setups, i, misses, needs, miss_count)

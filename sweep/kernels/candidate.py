@@ -279,7 +279,7 @@ def step_seconds(out, matmul, half, attention, memory, link, network, pcie):
 
     `matmul` is for the layers' matrices, `half` for head and adapters, which stay at 16 bits or more.
 
-    Derivation: docs/physics.md section 5. The hot loop, `decide.race`, repeats this.
+    Derivation: docs/physics.md section 5. The hot loops, `decide.race` and `best.race_fits`, repeat this.
     """
     compute = (
         out[MATMUL_FLOP] * matmul

@@ -293,6 +293,9 @@ class Kinds(NamedTuple):
     of_setup: np.ndarray  # [J]
     least_host: np.ndarray  # [K, 2] bytes: least HOST_LIMIT and OFFLOAD_LIMIT among the class
     most_host: np.ndarray  # [K, 2] bytes
+    # Beside case_list: the place in the same list of an earlier case that is never slower at the same
+    # layout and micro-batch (it recomputes less, all else that takes time is equal), or -1.
+    rival: np.ndarray
 
 
 class Workloads(NamedTuple):

@@ -39,6 +39,7 @@ from sweep.plan.programs import (
     unmet_wishes,
 )
 from sweep.plan.questions import LAYOUT_COLUMNS, Workload, choose_models, list_workloads
+from sweep.plan.rivals import rival_table
 from sweep.plan.setups import (
     PricedOffer,
     Setup,
@@ -319,6 +320,9 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
         workload_table, cases.program, choices, np.array(program_rules), len(micro_batches)
     )
     setups_table = setup_table(rates, spec.constraints.memory_headroom)
+    packed_programs = pack(program_table(programs, stack_names, book))
+    packed_cases = pack(cases)
+    rivals = rival_table(workload_table, packed_cases, packed_programs, np.array(program_rules))
     plan = Plan(
         spec=spec,
         gpus=catalogs.gpus,
@@ -340,12 +344,12 @@ def build_plan(spec: Spec, catalogs: Catalogs, today: dt.date | None = None) -> 
             models=pack(models_table),
             features=features,
             forms=forms,
-            programs=pack(program_table(programs, stack_names, book)),
-            cases=pack(cases),
+            programs=packed_programs,
+            cases=packed_cases,
             stacks=pack(stack_table(stack_names, book)),
             setups=setups_table,
             classes=classes,
-            kinds=kind_table(setups_table, classes),
+            kinds=kind_table(setups_table, classes, rivals),
         ),
         choices=choices,
         candidates=candidates,

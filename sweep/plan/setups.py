@@ -422,8 +422,8 @@ def setup_table(rates: Sequence[SetupRates], memory_headroom: float) -> np.ndarr
     return table
 
 
-def kind_table(setups: np.ndarray, classes: Classes) -> Kinds:
-    """The kinds of setups in each class, most GPU memory first, from the setup table."""
+def kind_table(setups: np.ndarray, classes: Classes, rivals: np.ndarray) -> Kinds:
+    """The kinds of setups in each class, most GPU memory first, from the setup table; with `rivals`."""
     host = {HOST_LIMIT, OFFLOAD_LIMIT, HOST_INVERSE, OFFLOAD_INVERSE}
     columns: list[np.ndarray] = []
     first, last = [], []
@@ -455,6 +455,7 @@ def kind_table(setups: np.ndarray, classes: Classes) -> Kinds:
         of_setup=of_setup,
         least_host=least,
         most_host=most,
+        rival=rivals,
     )
 
 
