@@ -104,8 +104,9 @@ def time_kind(terms, answers, begin, end, dtype, offload, attention, setups, i):
     seconds = answers[0, begin:end]
     verdict = answers[1, begin:end]
     if matmul == math.inf:
-        seconds[:] = 0.0
-        verdict[:] = _UNSUPPORTED
+        for n in range(end - begin):
+            seconds[n] = 0.0
+            verdict[n] = float(_UNSUPPORTED)
         return
     matmul_flop = terms[_MATMUL, begin:end]
     half_flop = terms[_HALF, begin:end]
@@ -169,6 +170,28 @@ def time_kind(terms, answers, begin, end, dtype, offload, attention, setups, i):
         verdict[n] = float(_GPU) if device[n] > device_limit else of_host
 
 
+# Loops and not assignments to slices: these take Numba a second each to compile.
+@scalar
+def fill(number, column):
+    """The same number in all of a column."""
+    for n in range(column.shape[0]):
+        column[n] = number
+
+
+@scalar
+def copy(values, column):
+    """The first values in a column, in its type."""
+    for n in range(column.shape[0]):
+        column[n] = values[n]
+
+
+@scalar
+def copy_verdicts(values, column):
+    """The first verdicts, whole numbers, as the bytes of their column."""
+    for n in range(column.shape[0]):
+        column[n] = np.uint8(values[n])
+
+
 @kernel
 def decide_all(first, last, first_class, last_class, workloads, choices, layouts, splits, models,
                features, forms, programs, cases, stacks, setups, classes, batches,
@@ -214,28 +237,14 @@ def decide_all(first, last, first_class, last_class, workloads, choices, layouts
                     )  # fmt: skip
                     begin = kind_ends[kind]
                 stop = start + found
-                workload_ids[start:stop] = w
-                setup_ids[start:stop] = i
-                knobs[start:stop] = numbers[:found]
-                copy_verdicts(answers[1, :found], verdicts[start:stop])
-                copy_seconds(answers[0, :found], seconds_per_token[start:stop])
-                allocated[start:stop] = measures[0, :found]
-                device[start:stop] = measures[1, :found]
-                host[start:stop] = measures[2, :found]
-                network[start:stop] = measures[3, :found]
+                fill(w, workload_ids[start:stop])
+                fill(i, setup_ids[start:stop])
+                copy(numbers, knobs[start:stop])
+                copy_verdicts(answers[1], verdicts[start:stop])
+                copy(answers[0], seconds_per_token[start:stop])
+                copy(measures[0], allocated[start:stop])
+                copy(measures[1], device[start:stop])
+                copy(measures[2], host[start:stop])
+                copy(measures[3], network[start:stop])
                 start = stop
     return start
-
-
-@scalar
-def copy_verdicts(found, verdicts):
-    """Verdicts as the bytes of their column."""
-    for n in range(found.shape[0]):
-        verdicts[n] = np.uint8(found[n])
-
-
-@scalar
-def copy_seconds(found, seconds_per_token):
-    """Seconds as the 32 bits of their column."""
-    for n in range(found.shape[0]):
-        seconds_per_token[n] = found[n]
