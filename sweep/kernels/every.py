@@ -101,73 +101,49 @@ def time_kind(terms, answers, begin, end, dtype, offload, attention, setups, i):
     pcie = setups[PCIE_S, i]
     device_limit = setups[DEVICE_LIMIT, i]
     host_limit = setups[HOST_LIMIT + (1 if offload != 0 else 0), i]
-    seconds = answers[0, begin:end]
-    verdict = answers[1, begin:end]
+    # Unsigned, so that Numba need not look for indices that count from the end.
+    start = np.uint64(begin)
+    stop = np.uint64(end)
     if matmul == math.inf:
-        for n in range(end - begin):
-            seconds[n] = 0.0
-            verdict[n] = float(_UNSUPPORTED)
+        for n in range(start, stop):
+            answers[0, n] = 0.0
+            answers[1, n] = float(_UNSUPPORTED)
         return
-    matmul_flop = terms[_MATMUL, begin:end]
-    half_flop = terms[_HALF, begin:end]
-    attention_flop = terms[_ATTENTION_WORK, begin:end]
-    memory_bytes = terms[_MEMORY, begin:end]
-    shard_link = terms[_SHARD_LINK, begin:end]
-    shard_network = terms[_SHARD_NETWORK, begin:end]
-    shard_latency = terms[_SHARD_LATENCY, begin:end]
-    once_link = terms[_ONCE_LINK, begin:end]
-    once_network = terms[_ONCE_NETWORK, begin:end]
-    once_latency = terms[_ONCE_LATENCY, begin:end]
-    host_s = terms[_HOST_S, begin:end]
-    exposed = terms[_EXPOSED, begin:end]
-    link_bytes = terms[_LINK, begin:end]
-    ring_bytes = terms[_RING, begin:end]
-    latency = terms[_LATENCY, begin:end]
-    fetch_bytes = terms[_FETCH_PCIE, begin:end]
-    fetch_s = terms[_FETCH_S, begin:end]
-    repeats = terms[_REPEATS, begin:end]
-    once_share = terms[_ONCE_SHARE, begin:end]
-    optimizer_bytes = terms[_OPTIMIZER, begin:end]
-    transfer_bytes = terms[_TRANSFER, begin:end]
-    optimizer_s = terms[_OPTIMIZER_S, begin:end]
-    tokens = terms[_TOKENS, begin:end]
-    device = terms[_DEVICE_NEED, begin:end]
-    host = terms[_HOST_NEED, begin:end]
-    for n in range(end - begin):
+    for n in range(start, stop):
         compute = (
-            matmul_flop[n] * matmul
-            + half_flop[n] * half
-            + attention_flop[n] * attend
-            + memory_bytes[n] * memory
+            terms[_MATMUL, n] * matmul
+            + terms[_HALF, n] * half
+            + terms[_ATTENTION_WORK, n] * attend
+            + terms[_MEMORY, n] * memory
         )
-        inside = shard_link[n] * link
-        between = shard_network[n] * network
-        shard = (inside if inside > between else between) + shard_latency[n]
-        inside = once_link[n] * link
-        between = once_network[n] * network
-        once = (inside if inside > between else between) + once_latency[n]
+        inside = terms[_SHARD_LINK, n] * link
+        between = terms[_SHARD_NETWORK, n] * network
+        shard = (inside if inside > between else between) + terms[_SHARD_LATENCY, n]
+        inside = terms[_ONCE_LINK, n] * link
+        between = terms[_ONCE_NETWORK, n] * network
+        once = (inside if inside > between else between) + terms[_ONCE_LATENCY, n]
         compute2 = compute * compute
-        host2 = host_s[n] * host_s[n]
+        host2 = terms[_HOST_S, n] * terms[_HOST_S, n]
         shard2 = shard * shard
         micro = (
             math.sqrt(math.sqrt(compute2 * compute2 + host2 * host2 + shard2 * shard2))
-            + exposed[n] * shard
-            + link_bytes[n] * link
-            + ring_bytes[n] * network
-            + latency[n]
-            + fetch_bytes[n] * pcie
-            + fetch_s[n]
+            + terms[_EXPOSED, n] * shard
+            + terms[_LINK, n] * link
+            + terms[_RING, n] * network
+            + terms[_LATENCY, n]
+            + terms[_FETCH_PCIE, n] * pcie
+            + terms[_FETCH_S, n]
         )
         step = (
-            repeats[n] * micro
-            + once_share[n] * once
-            + optimizer_bytes[n] * memory
-            + transfer_bytes[n] * pcie
-            + optimizer_s[n]
+            terms[_REPEATS, n] * micro
+            + terms[_ONCE_SHARE, n] * once
+            + terms[_OPTIMIZER, n] * memory
+            + terms[_TRANSFER, n] * pcie
+            + terms[_OPTIMIZER_S, n]
         )
-        seconds[n] = step / tokens[n]
-        of_host = float(_HOST) if host[n] > host_limit else float(_FITS)
-        verdict[n] = float(_GPU) if device[n] > device_limit else of_host
+        answers[0, n] = step / terms[_TOKENS, n]
+        of_host = float(_HOST) if terms[_HOST_NEED, n] > host_limit else float(_FITS)
+        answers[1, n] = float(_GPU) if terms[_DEVICE_NEED, n] > device_limit else of_host
 
 
 # Loops and not assignments to slices: these take Numba a second each to compile.
